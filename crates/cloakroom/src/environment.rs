@@ -1,0 +1,37 @@
+//! The process environment, taken once: PHP-FPM clears it in its workers.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+
+/// A snapshot of environment variables.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The environment of this process as it is now.
+    pub fn of_process() -> Self {
+        let text = |value: OsString| value.into_string().ok();
+        Environment(
+            std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect(),
+        )
+    }
+
+    /// The variable's value; `None` when it is unset or empty.
+    pub fn var(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Environment(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// Values may be secrets: only the names are shown.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

@@ -1,0 +1,1 @@
+//! Connections: TCP, TLS and Unix sockets under one deadline.

@@ -1,0 +1,38 @@
+//! The list of stores: which scheme is answered by which.
+
+use crate::{Error, ErrorKind, Result, Settings, Store, StoreUrl};
+
+#[cfg(feature = "files")]
+pub mod files;
+#[cfg(feature = "redis")]
+pub mod redis;
+
+type Constructor = fn(&StoreUrl, Settings) -> Result<Box<dyn Store>>;
+
+const STORES: &[(&[&str], Constructor)] = &[
+    #[cfg(feature = "files")]
+    (&["file"], |url, settings| Ok(Box::new(files::Files::new(files::Options::parse(url)?, settings)))),
+    #[cfg(feature = "redis")]
+    (&["tcp", "tls", "ssl", "unix", "redis", "rediss", "valkey", "valkeys"], |url, settings| {
+        Ok(Box::new(redis::Redis::new(redis::Options::parse(url)?, settings)))
+    }),
+];
+
+/// Makes the store that `url` names. Nothing is opened or connected before its first use.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for an option that the store does not have, [`ErrorKind::Unsupported`] for a scheme that
+/// this build does not have.
+pub fn open(url: &StoreUrl, settings: Settings) -> Result<Box<dyn Store>> {
+    match STORES.iter().find(|(schemes, _)| schemes.contains(&url.scheme.as_str())) {
+        Some((_, constructor)) => constructor(url, settings).map_err(|error| error.on(url.to_string())),
+        None => {
+            let known: Vec<&str> = STORES.iter().flat_map(|(schemes, _)| *schemes).copied().collect();
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("session.save_path: this build has no store for {}://", url.scheme),
+            )
+            .hint(format!("the schemes of this build are {}", known.join(", "))))
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What a case needs on the machine.
+
+use std::path::{Path, PathBuf};
+
+/// A program or file that a case cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The `php` command.
+    Php,
+    /// PHP-FPM.
+    PhpFpm,
+    /// Debian's phpredis.
+    PhpRedis,
+    /// Debian's php-memcached.
+    PhpMemcached,
+    /// redis-server.
+    Redis,
+    /// memcached.
+    Memcached,
+    /// twemproxy.
+    Twemproxy,
+    /// nginx.
+    Nginx,
+    /// Chromium and its WebDriver server.
+    Chromium,
+    /// User-mode Linux with the NFS tools.
+    UserModeLinux,
+    /// Being root with the right to make mount namespaces.
+    MountNamespaces,
+}
+
+impl Need {
+    /// The name of what is missing, or `None` when it is there.
+    pub fn missing(self) -> Option<String> {
+        let program = |names: &[&str]| match names.iter().all(|name| find(name).is_some()) {
+            true => None,
+            false => Some(names.join(" and ")),
+        };
+        match self {
+            Need::Php => program(&["php"]),
+            Need::PhpFpm => crate::php::fpm_program().is_none().then(|| "php-fpm".into()),
+            Need::PhpRedis => module("redis.so"),
+            Need::PhpMemcached => module("memcached.so"),
+            Need::Redis => program(&["redis-server"]),
+            Need::Memcached => program(&["memcached"]),
+            Need::Twemproxy => program(&["nutcracker"]),
+            Need::Nginx => program(&["nginx"]),
+            Need::Chromium => program(&["chromium", "chromedriver"]),
+            Need::UserModeLinux => program(&["linux.uml", "rpc.nfsd", "rpcbind", "modprobe"]),
+            Need::MountNamespaces => {
+                let allowed = std::process::Command::new("unshare").args(["-m", "true"]).output();
+                (!allowed.is_ok_and(|output| output.status.success()))
+                    .then(|| "the right to unshare -m".into())
+            }
+        }
+    }
+}
+
+/// Where a program is, in `PATH` or where Debian keeps servers.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn module(name: &str) -> Option<String> {
+    let found =
+        crate::php::extension_dir().is_some_and(|directory| Path::new(&directory).join(name).is_file());
+    (!found).then(|| format!("PHP's {name}"))
+}
