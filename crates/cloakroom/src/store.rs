@@ -219,6 +219,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// How many requests may wait for one session at once (`cloakroom.max_waiters`); `None` for any number.
     pub max_waiters: Option<NonZeroU32>,
+    /// How long an unused record lives (`session.gc_maxlifetime`), for the stores that judge a record by its age.
+    pub lifetime: Duration,
 }
 
 impl Default for Settings {
@@ -229,6 +231,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(1),
             timeout: Duration::from_millis(2500),
             max_waiters: NonZeroU32::new(16),
+            lifetime: Duration::from_secs(1440),
         }
     }
 }
