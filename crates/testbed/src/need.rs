@@ -13,6 +13,8 @@ pub enum Need {
     PhpRedis,
     /// Debian's php-memcached.
     PhpMemcached,
+    /// Debian's igbinary.
+    PhpIgbinary,
     /// redis-server.
     Redis,
     /// memcached.
@@ -41,6 +43,7 @@ impl Need {
             Need::PhpFpm => crate::php::fpm_program().is_none().then(|| "php-fpm".into()),
             Need::PhpRedis => module("redis.so"),
             Need::PhpMemcached => module("memcached.so"),
+            Need::PhpIgbinary => module("igbinary.so"),
             Need::Redis => program(&["redis-server"]),
             Need::Memcached => program(&["memcached"]),
             Need::Twemproxy => program(&["nutcracker"]),
