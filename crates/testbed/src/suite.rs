@@ -1,8 +1,14 @@
 //! Named cases that need real engines: ignored where an engine is missing, failed there in CI.
 
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::need::Need;
+
+/// How long a case may take. None should need a tenth of it.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// One case of a suite.
 pub struct Case {
@@ -34,15 +40,29 @@ impl Case {
         }
         if missing.is_empty() {
             let run = self.run;
-            return Trial::test(self.name, move || {
-                run();
-                Ok(())
-            });
+            return Trial::test(self.name, move || bounded(run));
         }
         let missing = missing.join(", ");
         let failed = format!("{missing} is missing; 'make test' installs it");
         Trial::test(format!("{} [missing: {missing}]", self.name), move || Err(Failed::from(failed)))
             .with_ignored_flag(!ci)
+    }
+}
+
+/// Runs a case on a thread of its own, so that one that hangs is a failure with a name.
+fn bounded(run: Box<dyn FnOnce() + Send>) -> Result<(), Failed> {
+    let (finished, end): (Sender<()>, _) = channel();
+    let case = std::thread::spawn(move || {
+        let _at_the_end = finished;
+        run();
+    });
+    match end.recv_timeout(LIMIT) {
+        Err(RecvTimeoutError::Timeout) => Err(Failed::from(format!("still runs after {LIMIT:?}"))),
+        _ => case.join().map_err(|panic| {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Failed::from(message.unwrap_or_else(|| "panicked".into()))
+        }),
     }
 }
 
