@@ -11,6 +11,8 @@ pub enum Need {
     PhpFpm,
     /// Debian's phpredis.
     PhpRedis,
+    /// phpredis 6, which `make test` builds.
+    PhpRedis6,
     /// Debian's php-memcached.
     PhpMemcached,
     /// Debian's igbinary.
@@ -42,6 +44,7 @@ impl Need {
             Need::Php => program(&["php"]),
             Need::PhpFpm => crate::php::fpm_program().is_none().then(|| "php-fpm".into()),
             Need::PhpRedis => module("redis.so"),
+            Need::PhpRedis6 => (!crate::php::phpredis6().is_file()).then(|| "phpredis 6".into()),
             Need::PhpMemcached => module("memcached.so"),
             Need::PhpIgbinary => module("igbinary.so"),
             Need::Redis => program(&["redis-server"]),

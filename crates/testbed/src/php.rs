@@ -205,6 +205,11 @@ fn build() -> PathBuf {
     path.map(PathBuf::from).expect("cargo names the library it built")
 }
 
+/// Where `tools/phpredis6` puts phpredis 6, which Debian 12 does not have.
+pub fn phpredis6() -> PathBuf {
+    workspace().join("target/phpredis6/redis.so")
+}
+
 /// The root of this workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/testbed is two below")

@@ -1,0 +1,60 @@
+# Everything a clone needs; `make` alone lists the targets. Rust comes from https://rustup.rs, the rest from tools/packages.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+# Targets run one after the other; each of them uses all cores by itself.
+.NOTPARALLEL:
+# Where the lines below look, whatever cargo's own configuration says.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+MAKEFLAGS += --no-print-directory
+say = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
+ifneq ($(NO_COLOR)$(CI),)
+say = @printf '\n== %s\n' "$(1)"
+endif
+
+.PHONY: help demo test build bench lint packages-build packages-demo packages-test packages-bench
+
+help: ## Lists the targets
+	@echo 'Cloakroom: shared, locked PHP sessions behind any load balancer.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make demo STORE=redis   the same with Redis instead of a directory'
+	@echo '  make demo KEEP=1        leaves the demo running and prints its URL'
+	@echo '  make bench QUICK=1      fewer rounds'
+
+demo: packages-demo ## A visitor walks from server to server and stays logged in, and one server dies
+	$(call say,Building the extension and the demo)
+	@cargo build -p cloakroom-php -p testbed --bin demo --lib
+	@STORE='$(STORE)' KEEP='$(KEEP)' target/debug/demo
+
+build: packages-build ## build/cloakroom.so and build/cloakroom
+	$(call say,Building the extension and the command for release)
+	@cargo build --release -p cloakroom-php -p cloakroom-cli
+	@mkdir -p build
+	@install -m 0755 target/release/libcloakroom_php.so build/cloakroom.so
+	@install -m 0755 target/release/cloakroom build/cloakroom
+	@ls -lh build/cloakroom.so build/cloakroom | awk '{ print "  " $$9 "  " $$5 }'
+
+lint: packages-build ## Formatting, clippy, licences and banned crates
+	$(call say,Checking the formatting)
+	@cargo fmt --all --check
+	$(call say,Checking with clippy)
+	@cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(call say,Checking licences and dependencies)
+	@tools/deny
+
+test: packages-test lint build ## Installs what is missing, checks, builds, and runs every test
+	$(call say,Building phpredis 6 for the tests of mixed fleets)
+	@tools/phpredis6
+	$(call say,Running the tests)
+	@CLOAKROOM_SO='$(CURDIR)/build/cloakroom.so' tools/test
+
+bench: packages-bench build ## Compares with the native handlers; table, JSON and chart under build/bench/
+	$(call say,Building the bench)
+	@cargo build --release -p testbed --bin bench
+	@CLOAKROOM_SO='$(CURDIR)/build/cloakroom.so' QUICK='$(QUICK)' target/release/bench
+
+packages-build packages-demo packages-test packages-bench: packages-%:
+	$(call say,Looking for what is missing to $*)
+	@tools/packages $*
