@@ -158,6 +158,12 @@ impl Param {
 }
 
 impl StoreUrl {
+    /// The store of PHP's own `files` handler, in this directory.
+    pub fn directory(path: &str) -> Self {
+        let server = Server { path: path.to_owned(), ..Server::default() };
+        StoreUrl { scheme: "file".into(), servers: vec![server] }
+    }
+
     /// The one server of a store that has only one.
     pub fn server(&self) -> &Server {
         // `parse` never builds a URL without a server.
@@ -167,8 +173,7 @@ impl StoreUrl {
     fn parse(text: &str, environment: &Environment) -> Result<Self> {
         let start = Cursor { text, at: 0, environment };
         if let Some(path) = directory(text) {
-            let server = Server { path: path.to_owned(), ..Server::default() };
-            return Ok(StoreUrl { scheme: "file".into(), servers: vec![server] });
+            return Ok(StoreUrl::directory(path));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return start.without_scheme();

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::ops::Add;
 use std::time::Duration;
 
 use crate::{Deadline, Error, ErrorKind, Result, SessionId};
@@ -317,4 +318,19 @@ pub struct Counters {
     pub retries: u64,
     /// Commits refused because the lease was lost.
     pub lost_leases: u64,
+}
+
+impl Add for Counters {
+    type Output = Counters;
+
+    fn add(self, other: Counters) -> Counters {
+        Counters {
+            exchanges: self.exchanges + other.exchanges,
+            connects: self.connects + other.connects,
+            waits: self.waits + other.waits,
+            waited: self.waited + other.waited,
+            retries: self.retries + other.retries,
+            lost_leases: self.lost_leases + other.lost_leases,
+        }
+    }
 }

@@ -2,6 +2,10 @@
 
 use crate::{Environment, Result, SavePath, StoreUrl};
 
+/// Where distributions compile PHP to keep its sessions: nobody chose such a directory, so that it counts as unset.
+pub const DISTRIBUTION_DIRECTORIES: &[&str] =
+    &["/var/lib/php/sessions", "/var/lib/php/session", "/var/lib/php5"];
+
 /// The store that was found, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Detected {

@@ -1,0 +1,567 @@
+//! PHP's session callbacks, without PHP: what each one means for the store.
+//!
+//! PHP's order (facts that only PHP's source tells):
+//! - start: `open`, then in strict mode `validate` of the visitor's id, then `read`; `create_id` where there is no id
+//!   or `validate` refused it.
+//! - end: `write`, or `touch` where the bytes are those that were read, then `close`. After an abort, a failed read or
+//!   a `destroy` only `close` comes.
+//! - `session_regenerate_id()`: `write` or `destroy`, `close`, `open`, `create_id`, `validate`, `read`.
+//! - `session_reset()`: `open`, `validate` and `read` while the session is still open.
+//! - PHP opens sessions before our request start and writes them after our request end, so that neither is used.
+
+use std::hash::{DefaultHasher, Hasher};
+use std::time::Duration;
+
+use cloakroom::{
+    Access, Change, Committed, Counters, Deadline, Environment, Error, ErrorKind, Guarantees, Hold, Opened,
+    Outcome, Record, Result, SavePath, SessionId, Settings, Store, StoreUrl, Unknown, detect, stores,
+};
+
+use crate::ini::{Config, OnLockTimeout, time_to_live};
+use crate::renewer::{Renewer, Renewing};
+
+/// What PHP is doing while it calls back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) from: From,
+    /// `session_start(['read_and_close' => true])`.
+    pub(crate) read_and_close: bool,
+    /// The request is a GET or HEAD.
+    pub(crate) safe_method: bool,
+}
+
+/// The PHP function underneath a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// `session_start()`, `session_reset()`, or PHP itself (`session.auto_start`, the end of the request).
+    StartOrPhp,
+    /// Anything else.
+    Script,
+}
+
+/// `session.save_path` as PHP gives it to `open`, and what it would mean if it were empty.
+pub(crate) struct SavePathSetting<'a> {
+    pub(crate) text: &'a str,
+    /// Whether no configuration file sets it, so that it is what PHP was compiled with.
+    pub(crate) compiled_in: bool,
+    pub(crate) temporary_directory: &'a str,
+}
+
+/// How the last change of this request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastCommit {
+    None,
+    Written,
+    Refused,
+    Unknown,
+}
+
+/// What `cloakroom_status()` tells.
+pub(crate) struct Status {
+    pub(crate) store: Option<String>,
+    pub(crate) detected: Option<String>,
+    pub(crate) guarantees: Option<Guarantees>,
+    pub(crate) counters: Counters,
+    pub(crate) last_commit: LastCommit,
+}
+
+/// The sessions of one worker: of a process, or of a thread under ZTS.
+pub(crate) struct Handler {
+    process: u32,
+    environment: &'static Environment,
+    config: Option<Config>,
+    /// The stores used so far, the current one last; each keeps its connection.
+    stores: Vec<Connected>,
+    /// What the stores did that are no longer among them.
+    retired: Counters,
+    held: Option<Held>,
+    /// Ids that PHP made in this request: nobody can have stored them, so they are not looked up.
+    created: Vec<Vec<u8>>,
+    /// Why `validate` could not tell; `read` of the same id fails with it.
+    deferred: Option<(SessionId, Error)>,
+    renewer: Renewer,
+    last_commit: LastCommit,
+}
+
+struct Connected {
+    setting: String,
+    settings: Settings,
+    name: String,
+    detected: Option<String>,
+    /// It refused the credentials: the next request reads them again.
+    refused: bool,
+    store: Box<dyn Store>,
+}
+
+/// The session that this request has open.
+struct Held {
+    id: SessionId,
+    /// What `validate` has read for the `read` that follows.
+    unread: Option<Option<Record>>,
+    /// `None` once committed.
+    hold: Option<Hold>,
+    renewing: Option<Renewing>,
+    /// Why the session is open without its lock; a write is refused with it.
+    without_lock: Option<Error>,
+    /// Of the bytes that were written last, for a handler of the script's own that writes twice.
+    written: Option<u64>,
+}
+
+/// Stores that one worker keeps connections to, when scripts use several.
+const STORES_KEPT: usize = 4;
+
+impl Handler {
+    pub(crate) fn new(environment: &'static Environment) -> Self {
+        Handler {
+            process: std::process::id(),
+            environment,
+            config: None,
+            stores: Vec::new(),
+            retired: Counters::default(),
+            held: None,
+            created: Vec::new(),
+            deferred: None,
+            renewer: Renewer::new(),
+            last_commit: LastCommit::None,
+        }
+    }
+
+    /// `session.save_path` becomes a store. Nothing is connected yet.
+    pub(crate) fn open(&mut self, save_path: &SavePathSetting<'_>, config: Config) -> Result<()> {
+        if self.is_forked() {
+            self.abandon();
+        }
+        self.deferred = None;
+        self.use_store(save_path, &config)?;
+        self.config = Some(config);
+        Ok(())
+    }
+
+    /// PHP made this id.
+    pub(crate) fn created(&mut self, id: &[u8]) {
+        // Far more than one request makes; a script that makes ids in a loop must not fill the memory.
+        if self.created.len() < 64 {
+            self.created.push(id.to_vec());
+        }
+    }
+
+    /// Whether the id is known. In strict mode PHP refuses an unknown one *before* it reads, so that an error must
+    /// not look like one: the visitor would get a new cookie. It is kept for the read.
+    pub(crate) fn validate(&mut self, id: &[u8], caller: Caller) -> Result<bool> {
+        let Ok(id) = SessionId::parse(id) else {
+            return Ok(false);
+        };
+        if self.is_forked() {
+            return Ok(true);
+        }
+        if self.created.iter().any(|created| created == id.as_str().as_bytes()) {
+            return Ok(false);
+        }
+        match &self.held {
+            // session_reset(): the lock is ours, only the record may be missing.
+            Some(held) if held.id == id => return self.exists(&id).or(Ok(true)),
+            // session_create_id() looks for a collision while another session is open.
+            Some(held) if held.unread.is_none() && caller.from == From::Script => {
+                return self.exists(&id).or(Ok(true));
+            }
+            _ => {}
+        }
+        match self.lock_and_read(&id, Unknown::Refuse, caller) {
+            Ok(known) => Ok(known),
+            Err(error) => {
+                self.deferred = Some((id, error));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Locks and reads the session; an unknown one is empty.
+    pub(crate) fn read(&mut self, id: &[u8], caller: Caller) -> Result<Vec<u8>> {
+        self.created.retain(|created| created != id);
+        let id = SessionId::parse(id)?;
+        if self.is_forked() {
+            return Err(after_fork());
+        }
+        match self.deferred.take() {
+            Some((failed, error)) if failed == id => return Err(error),
+            _ => {}
+        }
+        let again = self
+            .held
+            .as_ref()
+            .is_some_and(|held| held.id == id && held.unread.is_none() && held.hold.is_some());
+        if again {
+            let by = self.deadline(Duration::ZERO)?;
+            let opened = self.store()?.open(&id, Access::ReadOnly, by);
+            return opened.map(|opened| bytes(opened.record)).map_err(|error| self.failed(error));
+        }
+        if !self.held.as_ref().is_some_and(|held| held.id == id && held.unread.is_some()) {
+            self.lock_and_read(&id, Unknown::Lock, caller)?;
+        }
+        let unread = self.held.as_mut().and_then(|held| held.unread.take());
+        Ok(bytes(unread.flatten()))
+    }
+
+    /// Stores the session and releases its lock.
+    pub(crate) fn write(&mut self, id: &[u8], data: &[u8], lifetime: i64) -> Result<()> {
+        self.change(id, Change::Write(data, time_to_live(lifetime)))
+    }
+
+    /// Prolongs an unchanged session and releases its lock.
+    pub(crate) fn touch(&mut self, id: &[u8], data: &[u8], lifetime: i64) -> Result<()> {
+        self.change(id, Change::Touch(data, time_to_live(lifetime)))
+    }
+
+    /// Removes the session. PHP also calls this for a session that it could not decode (another serializer, a torn
+    /// read): that one is kept.
+    pub(crate) fn destroy(&mut self, id: &[u8], caller: Caller) -> Result<()> {
+        if caller.from == From::StartOrPhp && !self.is_forked() {
+            self.release()?;
+            let what = "PHP could not decode the session; it is kept as it is";
+            return Err(Error::new(ErrorKind::Corrupt, what)
+                .on(self.store_name())
+                .hint("look for another session.serialize_handler or compression on one of the servers"));
+        }
+        self.change(id, Change::Delete)
+    }
+
+    /// Removes expired sessions where the store does not do so itself, and says how many.
+    pub(crate) fn collect(&mut self, lifetime: i64) -> Result<u64> {
+        if self.is_forked() {
+            return Ok(0);
+        }
+        if self.store()?.guarantees().sweeping == cloakroom::Sweeping::ByEngine {
+            return Ok(0);
+        }
+        let by = self.deadline(Duration::ZERO)?;
+        let swept = self.store()?.sweep(time_to_live(lifetime), by);
+        swept.map_err(|error| self.failed(error))
+    }
+
+    /// Releases what is still held: the session was only read, aborted, or destroyed.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        if self.is_forked() {
+            self.held = None;
+            return Ok(());
+        }
+        match self.release() {
+            // Nothing was to be written, so nothing is lost with the lock.
+            Err(error) if error.kind() == ErrorKind::LockLost => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The request is over, whatever became of it.
+    pub(crate) fn end_request(&mut self) {
+        if self.is_forked() {
+            self.abandon();
+        }
+        // After a fatal error PHP does not come back for the close. There is nobody left to tell.
+        let _ = self.release();
+        self.created.clear();
+        self.deferred = None;
+        self.last_commit = LastCommit::None;
+    }
+
+    /// The process ends.
+    pub(crate) fn shut_down(&mut self) {
+        if self.is_forked() {
+            self.abandon();
+        }
+        self.end_request();
+        self.renewer.stop();
+        self.stores.clear();
+    }
+
+    /// After a panic nothing of this worker is trusted any more; the leases of its locks run out.
+    pub(crate) fn distrust(&mut self) {
+        self.held = None;
+        self.deferred = None;
+        self.stores.clear();
+    }
+
+    /// What `cloakroom_status()` tells.
+    pub(crate) fn status(&self) -> Status {
+        let current = self.stores.last();
+        let counters =
+            self.stores.iter().fold(self.retired, |sum, connected| sum + connected.store.counters());
+        Status {
+            store: current.map(|connected| connected.name.clone()),
+            detected: current.and_then(|connected| connected.detected.clone()),
+            guarantees: current.map(|connected| connected.store.guarantees()),
+            counters,
+            last_commit: self.last_commit,
+        }
+    }
+
+    fn use_store(&mut self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<()> {
+        let same = |connected: &Connected| {
+            !connected.refused && connected.setting == save_path.text && connected.settings == config.store
+        };
+        if self.stores.last().is_some_and(same) {
+            return Ok(());
+        }
+        // A session that is open in another store, at a second open without a close.
+        let released = self.release();
+        if let Some(index) = self.stores.iter().position(same) {
+            let connected = self.stores.remove(index);
+            self.stores.push(connected);
+            return released;
+        }
+        let (url, detected) = self.locate(save_path, config)?;
+        let name = url.to_string();
+        let store = stores::open(&url, config.store.clone())?;
+        if self.stores.len() == STORES_KEPT {
+            self.retired = self.retired + self.stores.remove(0).store.counters();
+        }
+        self.stores.push(Connected {
+            setting: save_path.text.to_owned(),
+            settings: config.store.clone(),
+            name,
+            detected,
+            refused: false,
+            store,
+        });
+        released
+    }
+
+    fn locate(&self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<(StoreUrl, Option<String>)> {
+        let text = save_path.text;
+        let inherited = save_path.compiled_in && detect::DISTRIBUTION_DIRECTORIES.contains(&text);
+        let directory = if inherited { text } else { save_path.temporary_directory };
+        let parsed = if inherited { SavePath::Detect } else { SavePath::parse(text, self.environment)? };
+        match parsed {
+            SavePath::Store(url) => Ok((url, None)),
+            SavePath::Detect if config.detect => {
+                let detected = detect::detect(self.environment, directory)?;
+                Ok((detected.url, Some(detected.because)))
+            }
+            SavePath::Detect => Ok((StoreUrl::directory(directory), None)),
+        }
+    }
+
+    /// Opens the session as the settings and the caller ask, and says whether it is known.
+    fn lock_and_read(&mut self, id: &SessionId, unknown: Unknown, caller: Caller) -> Result<bool> {
+        self.close()?;
+        let config = self.config()?.clone();
+        let access = if caller.read_and_close {
+            Access::ReadOnly
+        } else if config.lock {
+            Access::Exclusive { wait: config.lock_wait, unknown }
+        } else {
+            Access::Unlocked
+        };
+        let by = self.deadline(config.lock_wait)?;
+        let (opened, without_lock) = match self.store()?.open(id, access, by) {
+            Err(busy) if busy.kind() == ErrorKind::LockBusy && reads_on(config.on_lock_timeout, caller) => {
+                let by = self.deadline(Duration::ZERO)?;
+                let opened =
+                    self.store()?.open(id, Access::ReadOnly, by).map_err(|error| self.failed(error))?;
+                (opened, Some(busy))
+            }
+            opened => (opened.map_err(|error| self.failed(error))?, None),
+        };
+        let Opened { record, hold, renewal } = opened;
+        let known = record.is_some();
+        if !known && unknown == Unknown::Refuse && matches!(hold, Hold::ReadOnly | Hold::Unlocked) {
+            return Ok(false);
+        }
+        let renewing = renewal.map(|renewal| self.renewer.begin(renewal, &config.store));
+        self.held = Some(Held {
+            id: id.clone(),
+            unread: Some(record),
+            hold: Some(hold),
+            renewing,
+            without_lock,
+            written: None,
+        });
+        Ok(known)
+    }
+
+    fn exists(&mut self, id: &SessionId) -> Result<bool> {
+        let by = self.deadline(Duration::ZERO)?;
+        self.store()?.exists(id, by)
+    }
+
+    fn change(&mut self, id: &[u8], change: Change<'_>) -> Result<()> {
+        let id = SessionId::parse(id)?;
+        // The session belongs to the parent, which goes on with it.
+        if self.is_forked() {
+            return Ok(());
+        }
+        let done = self.commit_change(&id, change);
+        self.last_commit = match &done {
+            Ok(()) => LastCommit::Written,
+            Err(error) => match error.outcome() {
+                Outcome::Refused => LastCommit::Refused,
+                Outcome::Unknown => LastCommit::Unknown,
+            },
+        };
+        done
+    }
+
+    fn commit_change(&mut self, id: &SessionId, change: Change<'_>) -> Result<()> {
+        let Some(held) = self.held.as_mut().filter(|held| held.id == *id) else {
+            return self.change_unopened(id, change, None);
+        };
+        if let Some(busy) = held.without_lock.take() {
+            let what = "the session was opened read-only because its lock was busy, and is not written";
+            return Err(Error::new(ErrorKind::LockBusy, what).source(busy));
+        }
+        let renewing = held.renewing.take();
+        match held.hold.take() {
+            // A second write of the same session, after the first one released the lock.
+            None => {
+                let written = held.written;
+                self.change_unopened(id, change, written)
+            }
+            // PHP itself never writes after read_and_close; a handler of the script's own might.
+            Some(Hold::ReadOnly) => self.change_unopened(id, change, None),
+            Some(hold) => {
+                let unlocked = matches!(hold, Hold::Unlocked);
+                let done = self.commit(id, hold, change, renewing);
+                if let Some(held) = self.held.as_mut() {
+                    held.hold = unlocked.then_some(Hold::Unlocked);
+                    held.written = fingerprint(change);
+                }
+                done
+            }
+        }
+    }
+
+    /// Changes a session that is not open: locks it for the change alone. `expected` is what it must still hold.
+    fn change_unopened(&mut self, id: &SessionId, change: Change<'_>, expected: Option<u64>) -> Result<()> {
+        let config = self.config()?.clone();
+        let by = self.deadline(config.lock_wait)?;
+        let access = match config.lock {
+            true => Access::Exclusive { wait: config.lock_wait, unknown: Unknown::Lock },
+            false => Access::Unlocked,
+        };
+        let opened = self.store()?.open(id, access, by).map_err(|error| self.failed(error))?;
+        let found = opened.record.map(|record| hash(&record.0));
+        if config.lock && expected.is_some() && found != expected {
+            self.commit(id, opened.hold, Change::Keep, None)?;
+            let what = "another request changed the session after this one had written it";
+            return Err(Error::new(ErrorKind::LockLost, what)
+                .on(self.store_name())
+                .hint("write the session once; the first write has released its lock"));
+        }
+        let done = self.commit(id, opened.hold, change, None);
+        if let Some(held) = self.held.as_mut().filter(|held| held.id == *id) {
+            held.written = fingerprint(change);
+        }
+        done
+    }
+
+    fn commit(
+        &mut self,
+        id: &SessionId,
+        hold: Hold,
+        change: Change<'_>,
+        renewing: Option<Renewing>,
+    ) -> Result<()> {
+        if let Some(renewing) = renewing {
+            self.renewer.end(renewing);
+        }
+        let by = self.deadline(Duration::ZERO)?;
+        match self.store()?.commit(id, hold, change, by) {
+            Ok(Committed::Done | Committed::Rewritten) => Ok(()),
+            Ok(Committed::Conflict(_)) => {
+                Err(Error::new(ErrorKind::Bug, "a conflict without a version").on(self.store_name()))
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Gives back the lock of the session that is open, if any, and leaves the record as it is.
+    fn release(&mut self) -> Result<()> {
+        let Some(held) = self.held.take() else {
+            return Ok(());
+        };
+        match held.hold {
+            Some(hold @ (Hold::Lease(_) | Hold::Version(_))) => {
+                self.commit(&held.id, hold, Change::Keep, held.renewing)
+            }
+            Some(Hold::ReadOnly | Hold::Unlocked) | None => Ok(()),
+        }
+    }
+
+    /// Names the store in the error, and remembers that it refused the credentials.
+    fn failed(&mut self, error: Error) -> Error {
+        let error = error.on(self.store_name());
+        if error.kind() == ErrorKind::Auth
+            && let Some(connected) = self.stores.last_mut()
+        {
+            connected.refused = true;
+        }
+        error
+    }
+
+    fn store(&mut self) -> Result<&mut dyn Store> {
+        match self.stores.last_mut() {
+            Some(connected) => Ok(connected.store.as_mut()),
+            None => Err(not_open()),
+        }
+    }
+
+    fn store_name(&self) -> String {
+        self.stores.last().map(|connected| connected.name.clone()).unwrap_or_default()
+    }
+
+    fn config(&self) -> Result<&Config> {
+        self.config.as_ref().ok_or_else(not_open)
+    }
+
+    /// The deadline of one call: an exchange, perhaps a connection before it, and the wait for the lock.
+    fn deadline(&self, wait: Duration) -> Result<Deadline> {
+        let settings = &self.config()?.store;
+        Ok(Deadline::after(settings.connect_timeout + settings.timeout + wait))
+    }
+
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    /// In a forked child: lets go of what is the parent's, without a word on its connections and locks.
+    fn abandon(&mut self) {
+        self.process = std::process::id();
+        self.renewer.abandon_after_fork();
+        self.held = None;
+        self.stores.clear();
+        self.retired = Counters::default();
+    }
+}
+
+fn reads_on(on_lock_timeout: OnLockTimeout, caller: Caller) -> bool {
+    match on_lock_timeout {
+        OnLockTimeout::Fail => false,
+        OnLockTimeout::ReadOnly => true,
+        OnLockTimeout::Auto => caller.safe_method,
+    }
+}
+
+fn bytes(record: Option<Record>) -> Vec<u8> {
+    record.map(|record| record.0).unwrap_or_default()
+}
+
+fn fingerprint(change: Change<'_>) -> Option<u64> {
+    match change {
+        Change::Write(data, _) | Change::Touch(data, _) => Some(hash(data)),
+        Change::Delete | Change::Keep => None,
+    }
+}
+
+fn hash(data: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(data);
+    hasher.finish()
+}
+
+fn not_open() -> Error {
+    Error::new(ErrorKind::Bug, "PHP used the session before it opened it")
+}
+
+fn after_fork() -> Error {
+    Error::new(ErrorKind::Unsupported, "this session was opened before the process forked")
+        .hint("close the session before pcntl_fork(), or start it in the child")
+}

@@ -1,0 +1,182 @@
+//! Text for PHP in fixed space: PHP may leave a call by `longjmp`, and nothing that needs freeing may be alive then.
+
+use std::ffi::c_char;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use cloakroom::{Durability, Error, LockKind, Sharing, Sweeping, WaiterCap};
+
+use crate::handler::{LastCommit, Status};
+
+/// A NUL-terminated text of at most `N - 1` bytes; what is longer is cut.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Text<N> {
+    pub(crate) fn new(text: impl fmt::Display) -> Self {
+        let mut this = Text { bytes: [0; N], length: 0 };
+        // Writing into it never fails.
+        let _ = write!(this, "{text}");
+        this
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const c_char {
+        self.bytes.as_ptr().cast()
+    }
+}
+
+impl<const N: usize> Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars().filter(|character| *character != '\0') {
+            let mut encoded = [0; 4];
+            let encoded = character.encode_utf8(&mut encoded).as_bytes();
+            let end = self.length + encoded.len();
+            // The last byte stays NUL.
+            if end >= N {
+                break;
+            }
+            self.bytes[self.length..end].copy_from_slice(encoded);
+            self.length = end;
+        }
+        Ok(())
+    }
+}
+
+/// An error as one line of PHP's log.
+pub(crate) fn message(error: &Error) -> Text<1024> {
+    Text::new(error.to_string().replace('\n', "; "))
+}
+
+/// `cloakroom_status()` without anything to free.
+#[derive(Clone, Copy)]
+pub(crate) struct StatusArray {
+    pub(crate) store: Option<Text<512>>,
+    pub(crate) detected: Option<Text<256>>,
+    pub(crate) numbers: [(&'static str, i64); 5],
+    pub(crate) waited: f64,
+    pub(crate) last_commit: &'static str,
+}
+
+impl StatusArray {
+    pub(crate) fn new(status: &Status) -> Self {
+        let counters = status.counters;
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        StatusArray {
+            store: status.store.as_ref().map(Text::new),
+            detected: status.detected.as_ref().map(Text::new),
+            numbers: [
+                ("exchanges", number(counters.exchanges)),
+                ("connects", number(counters.connects)),
+                ("waits", number(counters.waits)),
+                ("retries", number(counters.retries)),
+                ("lost_leases", number(counters.lost_leases)),
+            ],
+            waited: counters.waited.as_secs_f64(),
+            last_commit: match status.last_commit {
+                LastCommit::None => "none",
+                LastCommit::Written => "written",
+                LastCommit::Refused => "refused",
+                LastCommit::Unknown => "unknown",
+            },
+        }
+    }
+}
+
+/// The rows of the `phpinfo()` section without anything to free.
+pub(crate) type Rows = [(&'static str, Text<512>); 14];
+
+pub(crate) fn rows(status: &Status) -> Rows {
+    let counters = status.counters;
+    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" };
+    let guarantee = |text: &dyn Fn(&cloakroom::Guarantees) -> String| match &status.guarantees {
+        Some(guarantees) => Text::new(text(guarantees)),
+        None => Text::new("-"),
+    };
+    [
+        ("Version", Text::new(env!("CARGO_PKG_VERSION"))),
+        ("Store", Text::new(status.store.as_deref().unwrap_or("none opened by this worker yet"))),
+        ("Detected from", Text::new(status.detected.as_deref().unwrap_or("-"))),
+        (
+            "Lock of a worker that died",
+            guarantee(&|guarantees| match guarantees.lock {
+                LockKind::Kernel => "released at once, by the kernel".into(),
+                LockKind::Lease => "ends with its lease (cloakroom.lease)".into(),
+            }),
+        ),
+        (
+            "Shared between hosts",
+            guarantee(&|guarantees| match guarantees.shared_between_hosts {
+                Sharing::Shared => "yes".into(),
+                Sharing::IfMountIsShared => "only on a network file system".into(),
+            }),
+        ),
+        (
+            "Survives a restart of the store",
+            guarantee(&|guarantees| match guarantees.survives_restart {
+                Durability::Survives => "yes".into(),
+                Durability::AsConfigured => "as the server is configured".into(),
+            }),
+        ),
+        (
+            "Expired sessions",
+            guarantee(&|guarantees| match guarantees.sweeping {
+                Sweeping::ByEngine => "removed by the store".into(),
+                Sweeping::Needed => "removed by session.gc_probability or a scheduled task".into(),
+            }),
+        ),
+        (
+            "Largest session",
+            guarantee(&|guarantees| match guarantees.size_limit {
+                Some(bytes) => format!("{bytes} bytes"),
+                None => "no limit of its own".into(),
+            }),
+        ),
+        (
+            "Waiters counted",
+            guarantee(&|guarantees| match guarantees.waiter_cap {
+                WaiterCap::Everywhere => "on all hosts".into(),
+                WaiterCap::PerHost => "on this host".into(),
+            }),
+        ),
+        ("Sessions can be listed", guarantee(&|guarantees| yes_or_no(guarantees.listing).into())),
+        ("Exchanges awaited", Text::new(counters.exchanges)),
+        ("Connections opened", Text::new(counters.connects)),
+        (
+            "Lock waits",
+            Text::new(format_args!("{}, {} in all", counters.waits, milliseconds(counters.waited))),
+        ),
+        ("Retries / lost leases", Text::new(format_args!("{} / {}", counters.retries, counters.lost_leases))),
+    ]
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown<const N: usize>(text: Text<N>) -> String {
+        String::from_utf8(text.bytes[..text.length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters_and_ends_in_nul() {
+        assert_eq!(shown(Text::<8>::new("abc")), "abc");
+        assert_eq!(shown(Text::<8>::new("abcdefghij")), "abcdefg");
+        assert_eq!(shown(Text::<8>::new("abcdef\u{e9}g")), "abcdef");
+        assert_eq!(shown(Text::<8>::new("a\0b")), "ab");
+        assert_eq!(Text::<8>::new("abcdefghij").bytes[7], 0);
+    }
+
+    #[test]
+    fn an_error_becomes_one_line() {
+        let error =
+            Error::new(cloakroom::ErrorKind::Timeout, "the store took too long").hint("look at the server");
+        assert_eq!(shown(message(&error)), "the store took too long; hint: look at the server");
+    }
+}
