@@ -1,6 +1,8 @@
 //! Real engines, a PHP-FPM fleet, a load balancer and a fault proxy, on free loopback ports and in temporary
 //! directories; everything is stopped by its pid when dropped, and when the process that started it dies.
 
+pub mod fleet;
+pub mod http;
 pub mod memcached;
 pub mod need;
 pub mod php;

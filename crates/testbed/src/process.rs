@@ -82,6 +82,16 @@ impl Process {
         self.wait(Duration::from_secs(30))
     }
 
+    /// Asks it to end, and kills it when it has not after a second.
+    pub(crate) fn end(&self) {
+        self.signal(Signal::SIGTERM);
+        let end = Instant::now() + Duration::from_secs(1);
+        while self.running() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.kill();
+    }
+
     /// Kills it and its group (SIGKILL), and waits until it is gone.
     pub fn kill(&self) -> ExitStatus {
         let mut child = self.child.lock().unwrap();

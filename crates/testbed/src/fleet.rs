@@ -1,0 +1,275 @@
+//! Several PHP-FPM masters, each a server of its own, behind nginx: round robin, without stickiness.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use nix::unistd::{Group, User};
+
+use crate::php::{extension, fpm_program, ini_line};
+use crate::process::Process;
+use crate::{START, TempDir, free_port, need, place, wait_until};
+
+/// What a fleet is to be.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Plan {
+    root: PathBuf,
+    servers: usize,
+    workers: usize,
+    master: Vec<String>,
+    pool: Vec<(Option<usize>, String)>,
+}
+
+impl Plan {
+    /// Three servers of two workers each, which serve the PHP files of `root`.
+    pub fn serving(root: impl Into<PathBuf>) -> Plan {
+        Plan { root: root.into(), servers: 3, workers: 2, master: Vec::new(), pool: Vec::new() }
+    }
+
+    /// Another number of servers.
+    pub fn servers(mut self, servers: usize) -> Plan {
+        self.servers = servers;
+        self
+    }
+
+    /// Another number of workers in each.
+    pub fn workers(mut self, workers: usize) -> Plan {
+        self.workers = workers;
+        self
+    }
+
+    /// Loads our extension.
+    pub fn cloakroom(self) -> Plan {
+        let path = extension();
+        self.module(&path.display().to_string())
+    }
+
+    /// Loads a module.
+    pub fn module(mut self, name: &str) -> Plan {
+        self.master.extend(["-d".to_owned(), ini_line("extension", name)]);
+        self
+    }
+
+    /// Sets a php.ini directive on all servers, in the pool's configuration.
+    pub fn ini(mut self, name: &str, value: impl ToString) -> Plan {
+        self.pool.push((None, php_value(name, &value.to_string())));
+        self
+    }
+
+    /// Sets a php.ini directive on one server, counted from 0.
+    pub fn ini_of(mut self, server: usize, name: &str, value: impl ToString) -> Plan {
+        self.pool.push((Some(server), php_value(name, &value.to_string())));
+        self
+    }
+
+    /// Starts it.
+    #[track_caller]
+    pub fn start(self) -> Fleet {
+        let directory = TempDir::new();
+        // The pool's user may not be allowed to read where the sources are.
+        copy(&self.root, &directory.join("www"));
+        let servers = (0..self.servers).map(|index| Mutex::new(self.master(&directory, index))).collect();
+        let port = free_port();
+        let nginx = self.nginx(&directory, port);
+        Fleet { servers, nginx, port, plan: self, directory }
+    }
+
+    fn master(&self, directory: &TempDir, index: usize) -> Process {
+        let name = name(index);
+        let own = directory.join(&name);
+        let temporary = own.join("tmp");
+        writable(&temporary);
+        let socket = directory.join(format!("{name}.sock"));
+        let _ = std::fs::remove_file(&socket);
+        let mut pool = format!(
+            "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
+             clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n\
+             php_admin_value[sys_temp_dir] = {}\nphp_value[display_errors] = 0\n\
+             php_value[log_errors] = 1\nphp_value[error_reporting] = -1\n",
+            socket.display(),
+            self.workers,
+            temporary.display(),
+            temporary.display(),
+        );
+        if let Some((user, group)) = nobody() {
+            pool += &format!("user = {user}\ngroup = {group}\n");
+        }
+        for (_, line) in self.pool.iter().filter(|(server, _)| server.is_none_or(|server| server == index)) {
+            pool += line;
+        }
+        let pool = directory.write(format!("{name}.conf"), pool);
+        let mut command = Command::new(fpm_program().expect("php-fpm is installed"));
+        command.args(["-n", "-F", "-y"]).arg(pool).args(&self.master);
+        let master = Process::start(&mut command, &own, &name);
+        wait_until("php-fpm listens", START, || {
+            assert!(master.running(), "php-fpm ended\n{}", master.log());
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
+        master
+    }
+
+    fn nginx(&self, directory: &TempDir, port: u16) -> Process {
+        let own = directory.join("nginx");
+        std::fs::create_dir(&own).unwrap();
+        let place = directory.path().display();
+        let servers: String = (0..self.servers)
+            .map(|index| format!("server unix:{place}/{}.sock max_fails=1 fail_timeout=10s; ", name(index)))
+            .collect();
+        let user = nobody().map(|(user, group)| format!("user {user} {group};")).unwrap_or_default();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {place}/nginx/{kind};\n  "))
+            .concat();
+        let parameters: String = [
+            ("SCRIPT_FILENAME", "$document_root$fastcgi_script_name"),
+            ("SCRIPT_NAME", "$fastcgi_script_name"),
+            ("REQUEST_METHOD", "$request_method"),
+            ("REQUEST_URI", "$request_uri"),
+            ("QUERY_STRING", "$query_string"),
+            ("CONTENT_TYPE", "$content_type"),
+            ("CONTENT_LENGTH", "$content_length"),
+            ("SERVER_PROTOCOL", "$server_protocol"),
+            ("REMOTE_ADDR", "$remote_addr"),
+        ]
+        .map(|(name, value)| format!("fastcgi_param {name} {value};\n      "))
+        .concat();
+        // One worker: each would begin the round by itself.
+        let configuration = directory.write(
+            "nginx.conf",
+            format!(
+                "daemon off;
+worker_processes 1;
+pid {place}/nginx/pid;
+error_log stderr notice;
+{user}
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  {temporary}upstream fleet {{ {servers}}}
+  server {{
+    listen 127.0.0.1:{port};
+    root {place}/www;
+    location = /favicon.ico {{ return 204; }}
+    location ~ ^(/|/.+\\.php)$ {{
+      index index.php;
+      fastcgi_pass fleet;
+      fastcgi_index index.php;
+      {parameters}
+    }}
+  }}
+}}
+"
+            ),
+        );
+        let mut command = Command::new(need::find("nginx").expect("nginx is installed"));
+        command.args(["-e", "stderr", "-p"]).arg(&own).arg("-c").arg(configuration);
+        let nginx = Process::start(&mut command, &own, "nginx");
+        wait_until("nginx listens", START, || {
+            assert!(nginx.running(), "nginx ended\n{}", nginx.log());
+            place::listening(port)
+        });
+        nginx
+    }
+}
+
+/// Servers `app1`, `app2`, ... that answer in turn.
+#[derive(Debug)]
+pub struct Fleet {
+    servers: Vec<Mutex<Process>>,
+    nginx: Process,
+    port: u16,
+    plan: Plan,
+    directory: TempDir,
+}
+
+impl Fleet {
+    /// Where the load balancer answers, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The load balancer's port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The unix socket of one server, counted from 0, for FastCGI without the load balancer.
+    pub fn socket(&self, server: usize) -> PathBuf {
+        self.directory.join(format!("{}.sock", name(server)))
+    }
+
+    /// The pid of a server's master.
+    pub fn pid(&self, server: usize) -> i32 {
+        self.servers[server].lock().unwrap().pid()
+    }
+
+    /// Kills a server, counted from 0: its master and its workers (SIGKILL).
+    pub fn kill(&self, server: usize) {
+        self.servers[server].lock().unwrap().kill();
+    }
+
+    /// Starts a killed server again. nginx takes it back within ten seconds.
+    pub fn restart(&self, server: usize) {
+        let mut process = self.servers[server].lock().unwrap();
+        process.kill();
+        *process = self.plan.master(&self.directory, server);
+    }
+
+    /// What all of them logged, PHP's warnings included.
+    pub fn log(&self) -> String {
+        let servers = self.servers.iter().map(|server| server.lock().unwrap().log());
+        servers.chain([self.nginx.log()]).collect()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // Asked to end, masters wait for their workers; killed, they leave them to init.
+        for server in &self.servers {
+            server.lock().unwrap().end();
+        }
+        self.nginx.end();
+    }
+}
+
+/// What a server is called (`BACKEND` in its environment).
+fn name(index: usize) -> String {
+    format!("app{}", index + 1)
+}
+
+fn php_value(name: &str, value: &str) -> String {
+    // `php_value[name]='value'`
+    ini_line(&format!("php_value[{name}]"), value) + "\n"
+}
+
+/// Makes a directory that PHP's workers may write to.
+pub fn writable(directory: &Path) {
+    std::fs::create_dir_all(directory).unwrap();
+    if let Some((user, group)) = nobody() {
+        let (user, group) =
+            (User::from_name(&user).unwrap().unwrap(), Group::from_name(&group).unwrap().unwrap());
+        std::os::unix::fs::chown(directory, Some(user.uid.as_raw()), Some(group.gid.as_raw())).unwrap();
+    }
+}
+
+/// The user and group that the workers run as when root starts them.
+fn nobody() -> Option<(String, String)> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let user = User::from_name("nobody").unwrap().expect("there is a user nobody");
+    let group = Group::from_gid(user.gid).unwrap().expect("nobody has a group");
+    Some((user.name, group.name))
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap_or_else(|error| panic!("read {}: {error}", from.display())) {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
