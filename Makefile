@@ -25,8 +25,9 @@ help: ## Lists the targets
 
 demo: packages-demo ## A visitor walks from server to server and stays logged in, and one server dies
 	$(call say,Building the extension and the demo)
-	@cargo build -p cloakroom-php -p testbed --bin demo --lib
-	@STORE='$(STORE)' KEEP='$(KEEP)' target/debug/demo
+	@cargo build -p cloakroom-php
+	@cargo build -p testbed --no-default-features --bin demo
+	@STORE='$(STORE)' KEEP='$(KEEP)' target/debug/demo target/debug/libcloakroom_php.so
 
 build: packages-build ## build/cloakroom.so and build/cloakroom
 	$(call say,Building the extension and the command for release)
