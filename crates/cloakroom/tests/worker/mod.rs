@@ -1,0 +1,124 @@
+//! A worker in a process of its own, to be killed or to run elsewhere: the test program itself, started again.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::io::BufRead;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cloakroom::{
+    Access, Change, Deadline, Environment, Hold, SavePath, SessionId, Settings, Store, Unknown, stores,
+};
+
+/// Becomes a worker if that is what this process was started for; the first thing that `main` does.
+pub(crate) fn become_worker() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--worker", "hold", save_path, id] => hold(save_path, id),
+        ["--worker", "hammer", save_path, id, times] => hammer(save_path, id, times.parse().unwrap()),
+        ["--worker", "write", save_path, id, length] => write(save_path, id, length.parse().unwrap()),
+        _ => return,
+    }
+    std::process::exit(0)
+}
+
+/// The command that starts a worker.
+pub(crate) fn worker(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.arg("--worker").args(arguments);
+    command
+}
+
+pub(crate) fn program() -> std::path::PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+/// A new worker's store.
+pub(crate) fn store(save_path: &str) -> Box<dyn Store> {
+    store_with(save_path, Settings::default())
+}
+
+pub(crate) fn store_with(save_path: &str, settings: Settings) -> Box<dyn Store> {
+    let SavePath::Store(url) = SavePath::parse(save_path, &Environment::default()).unwrap() else {
+        panic!("{save_path} names no store")
+    };
+    stores::open(&url, settings).unwrap()
+}
+
+pub(crate) fn id(text: &str) -> SessionId {
+    SessionId::parse(text.as_bytes()).unwrap()
+}
+
+/// Long enough for anything that does not hang.
+pub(crate) fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(30))
+}
+
+pub(crate) const EXCLUSIVE: Access =
+    Access::Exclusive { wait: Duration::from_secs(30), unknown: Unknown::Lock };
+
+pub(crate) const LIFETIME: Duration = Duration::from_secs(1440);
+
+/// Opens the session alone; the record, and what to commit with.
+#[track_caller]
+pub(crate) fn lock(store: &mut dyn Store, id: &SessionId) -> (Option<Vec<u8>>, Hold) {
+    let opened = store.open(id, EXCLUSIVE, soon()).unwrap();
+    (opened.record.map(|record| record.0), opened.hold)
+}
+
+/// Adds one to a session that counts in a `php` record `n|i:7;`.
+pub(crate) fn increment(store: &mut dyn Store, id: &SessionId, access: Access) -> cloakroom::Result<u64> {
+    let opened = store.open(id, access, soon())?;
+    let count = opened.record.map_or(0, |record| counted(&record.0)) + 1;
+    let bytes = format!("n|i:{count};");
+    store.commit(id, opened.hold, Change::Write(bytes.as_bytes(), LIFETIME), soon())?;
+    Ok(count)
+}
+
+/// The number in a record `n|i:7;`.
+#[track_caller]
+pub(crate) fn counted(record: &[u8]) -> u64 {
+    let text = std::str::from_utf8(record).unwrap();
+    match text.strip_prefix("n|i:").and_then(|rest| rest.strip_suffix(';')) {
+        Some(digits) => digits.parse().unwrap(),
+        None => panic!("not a counter: {text:?}"),
+    }
+}
+
+/// Keeps the lock until a line comes in, or for ever.
+fn hold(save_path: &str, session: &str) {
+    let (mut store, id) = (store(save_path), id(session));
+    let (_, hold) = lock(store.as_mut(), &id);
+    println!("holding");
+    std::io::stdin().lock().read_line(&mut String::new()).unwrap();
+    store.commit(&id, hold, Change::Keep, soon()).unwrap();
+    println!("released");
+}
+
+fn hammer(save_path: &str, session: &str, times: u64) {
+    let (mut store, id) = (store(save_path), id(session));
+    for _ in 0..times {
+        increment(store.as_mut(), &id, EXCLUSIVE).unwrap();
+    }
+    println!("done");
+}
+
+/// Writes one record and says how that ended.
+fn write(save_path: &str, session: &str, length: usize) {
+    let (mut store, id) = (store(save_path), id(session));
+    let written = store.open(&id, EXCLUSIVE, soon()).and_then(|opened| {
+        store.commit(&id, opened.hold, Change::Write(&vec![b'x'; length], LIFETIME), soon())
+    });
+    match written {
+        Ok(_) => println!("written"),
+        Err(error) => println!("{:?}: {error}", error.kind()),
+    }
+}
+
+/// Starts a worker whose output goes to `directory`.
+#[track_caller]
+pub(crate) fn start(command: &mut Command, directory: &Path) -> testbed::process::Process {
+    testbed::process::Process::start(command, directory, "worker")
+}
