@@ -141,7 +141,7 @@ dd { font-weight: 600; font-size: 15px; overflow-wrap: anywhere; font-variant-nu
       <p class="label">Hello, this is your visit number</p>
       <p class="count" id="count"><?= $visit ?></p>
       <p class="from">answered by <b id="server"><?= $html($server) ?></b></p>
-      <ol class="trail" aria-label="The servers that answered you, the latest last">
+      <ol class="trail" id="trail" aria-label="The servers that answered you, the latest last">
 <?php foreach ($trail as $name): ?>
         <li style="--hue: <?= $hue($name) ?>"><?= $html($name) ?></li>
 <?php endforeach ?>
@@ -156,8 +156,8 @@ dd { font-weight: 600; font-size: 15px; overflow-wrap: anywhere; font-variant-nu
     </section>
   </div>
   <form class="actions" method="post">
-    <a href="/">Visit again</a>
-    <button>Start over</button>
+    <a href="/" id="again">Visit again</a>
+    <button id="leave">Start over</button>
   </form>
 </main>
 </body>

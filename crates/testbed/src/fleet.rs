@@ -83,7 +83,7 @@ impl Plan {
         let socket = directory.join(format!("{name}.sock"));
         let _ = std::fs::remove_file(&socket);
         let mut pool = format!(
-            "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
+            "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\nlog_level = warning\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
              clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n\
              php_admin_value[sys_temp_dir] = {}\nphp_value[display_errors] = 0\n\
              php_value[log_errors] = 1\nphp_value[error_reporting] = -1\n",
@@ -114,7 +114,7 @@ impl Plan {
         std::fs::create_dir(&own).unwrap();
         let place = directory.path().display();
         let servers: String = (0..self.servers)
-            .map(|index| format!("server unix:{place}/{}.sock max_fails=1 fail_timeout=10s; ", name(index)))
+            .map(|index| format!("server unix:{place}/{}.sock max_fails=1 fail_timeout=1s; ", name(index)))
             .collect();
         let user = nobody().map(|(user, group)| format!("user {user} {group};")).unwrap_or_default();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -140,7 +140,7 @@ impl Plan {
                 "daemon off;
 worker_processes 1;
 pid {place}/nginx/pid;
-error_log stderr notice;
+error_log stderr warn;
 {user}
 events {{ worker_connections 1024; }}
 http {{
@@ -208,7 +208,7 @@ impl Fleet {
         self.servers[server].lock().unwrap().kill();
     }
 
-    /// Starts a killed server again. nginx takes it back within ten seconds.
+    /// Starts a killed server again. nginx takes it back within a second.
     pub fn restart(&self, server: usize) {
         let mut process = self.servers[server].lock().unwrap();
         process.kill();

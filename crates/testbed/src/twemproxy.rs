@@ -31,7 +31,7 @@ impl Twemproxy {
             Command::new(need::find("nutcracker").expect("nutcracker is installed"))
                 .arg("-c")
                 .arg(configuration)
-                .args(["-a", "127.0.0.1", "-s", &free_port().to_string()]),
+                .args(["-a", "127.0.0.1", "-s", &free_port().to_string(), "-o", "/proc/self/fd/2"]),
             directory.path(),
             "nutcracker",
         );
