@@ -1,5 +1,6 @@
 //! Several PHP-FPM masters, each a server of its own, behind nginx: round robin, without stickiness.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -18,13 +19,13 @@ pub struct Plan {
     servers: usize,
     workers: usize,
     master: Vec<String>,
-    pool: Vec<(Option<usize>, String)>,
+    ini: Vec<(Option<usize>, String, String)>,
 }
 
 impl Plan {
     /// Three servers of two workers each, which serve the PHP files of `root`.
     pub fn serving(root: impl Into<PathBuf>) -> Plan {
-        Plan { root: root.into(), servers: 3, workers: 2, master: Vec::new(), pool: Vec::new() }
+        Plan { root: root.into(), servers: 3, workers: 2, master: Vec::new(), ini: Vec::new() }
     }
 
     /// Another number of servers.
@@ -53,13 +54,13 @@ impl Plan {
 
     /// Sets a php.ini directive on all servers, in the pool's configuration.
     pub fn ini(mut self, name: &str, value: impl ToString) -> Plan {
-        self.pool.push((None, php_value(name, &value.to_string())));
+        self.ini.push((None, name.to_owned(), value.to_string()));
         self
     }
 
     /// Sets a php.ini directive on one server, counted from 0.
     pub fn ini_of(mut self, server: usize, name: &str, value: impl ToString) -> Plan {
-        self.pool.push((Some(server), php_value(name, &value.to_string())));
+        self.ini.push((Some(server), name.to_owned(), value.to_string()));
         self
     }
 
@@ -85,8 +86,7 @@ impl Plan {
         let mut pool = format!(
             "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\nlog_level = warning\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
              clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n\
-             php_admin_value[sys_temp_dir] = {}\nphp_value[display_errors] = 0\n\
-             php_value[log_errors] = 1\nphp_value[error_reporting] = -1\n",
+             php_admin_value[sys_temp_dir] = {}\n",
             socket.display(),
             self.workers,
             temporary.display(),
@@ -95,8 +95,13 @@ impl Plan {
         if let Some((user, group)) = nobody() {
             pool += &format!("user = {user}\ngroup = {group}\n");
         }
-        for (_, line) in self.pool.iter().filter(|(server, _)| server.is_none_or(|server| server == index)) {
-            pool += line;
+        // Of two values PHP-FPM would take the first.
+        let mut ini =
+            BTreeMap::from([("display_errors", "0"), ("log_errors", "1"), ("error_reporting", "-1")]);
+        let ours = self.ini.iter().filter(|(server, ..)| server.is_none_or(|server| server == index));
+        ini.extend(ours.map(|(_, name, value)| (name.as_str(), value.as_str())));
+        for (name, value) in ini {
+            pool += &(ini_line(&format!("php_value[{name}]"), value) + "\n");
         }
         let pool = directory.write(format!("{name}.conf"), pool);
         let mut command = Command::new(fpm_program().expect("php-fpm is installed"));
@@ -208,7 +213,7 @@ impl Fleet {
         self.servers[server].lock().unwrap().kill();
     }
 
-    /// Starts a killed server again. nginx takes it back within a second.
+    /// Starts a killed server again. nginx takes it back two seconds after it last missed it.
     pub fn restart(&self, server: usize) {
         let mut process = self.servers[server].lock().unwrap();
         process.kill();
@@ -235,11 +240,6 @@ impl Drop for Fleet {
 /// What a server is called (`BACKEND` in its environment).
 fn name(index: usize) -> String {
     format!("app{}", index + 1)
-}
-
-fn php_value(name: &str, value: &str) -> String {
-    // `php_value[name]='value'`
-    ini_line(&format!("php_value[{name}]"), value) + "\n"
 }
 
 /// Makes a directory that PHP's workers may write to.
