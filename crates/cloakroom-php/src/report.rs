@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use cloakroom::{Durability, Error, LockKind, Sharing, Sweeping, WaiterCap};
+use cloakroom::Error;
 
 use crate::handler::{LastCommit, Status};
 
@@ -99,34 +99,10 @@ pub(crate) fn rows(status: &Status) -> Rows {
         ("Version", Text::new(env!("CARGO_PKG_VERSION"))),
         ("Store", Text::new(status.store.as_deref().unwrap_or("none opened by this worker yet"))),
         ("Detected from", Text::new(status.detected.as_deref().unwrap_or("-"))),
-        (
-            "Lock of a worker that died",
-            guarantee(&|guarantees| match guarantees.lock {
-                LockKind::Kernel => "released at once, by the kernel".into(),
-                LockKind::Lease => "ends with its lease (cloakroom.lease)".into(),
-            }),
-        ),
-        (
-            "Shared between hosts",
-            guarantee(&|guarantees| match guarantees.shared_between_hosts {
-                Sharing::Shared => "yes".into(),
-                Sharing::IfMountIsShared => "only on a network file system".into(),
-            }),
-        ),
-        (
-            "Survives a restart of the store",
-            guarantee(&|guarantees| match guarantees.survives_restart {
-                Durability::Survives => "yes".into(),
-                Durability::AsConfigured => "as the server is configured".into(),
-            }),
-        ),
-        (
-            "Expired sessions",
-            guarantee(&|guarantees| match guarantees.sweeping {
-                Sweeping::ByEngine => "removed by the store".into(),
-                Sweeping::Needed => "removed by session.gc_probability or a scheduled task".into(),
-            }),
-        ),
+        ("Lock of a worker that died", guarantee(&|guarantees| guarantees.lock.to_string())),
+        ("Shared between hosts", guarantee(&|guarantees| guarantees.shared_between_hosts.to_string())),
+        ("Survives a restart of the store", guarantee(&|guarantees| guarantees.survives_restart.to_string())),
+        ("Expired sessions", guarantee(&|guarantees| guarantees.sweeping.to_string())),
         (
             "Largest session",
             guarantee(&|guarantees| match guarantees.size_limit {
@@ -134,13 +110,7 @@ pub(crate) fn rows(status: &Status) -> Rows {
                 None => "no limit of its own".into(),
             }),
         ),
-        (
-            "Waiters counted",
-            guarantee(&|guarantees| match guarantees.waiter_cap {
-                WaiterCap::Everywhere => "on all hosts".into(),
-                WaiterCap::PerHost => "on this host".into(),
-            }),
-        ),
+        ("Waiters counted", guarantee(&|guarantees| guarantees.waiter_cap.to_string())),
         ("Sessions can be listed", guarantee(&|guarantees| yes_or_no(guarantees.listing).into())),
         ("Exchanges awaited", Text::new(counters.exchanges)),
         ("Connections opened", Text::new(counters.connects)),

@@ -303,6 +303,25 @@ pub enum WaiterCap {
     PerHost,
 }
 
+/// Gives each promise its words, the same in `phpinfo()` and in the command.
+macro_rules! in_words {
+    ($($kind:ident { $($variant:ident: $words:literal),+ })+) => {
+        $(impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $($kind::$variant => $words),+ })
+            }
+        })+
+    };
+}
+
+in_words! {
+    LockKind { Kernel: "released at once, by the kernel", Lease: "ends with its lease (cloakroom.lease)" }
+    Sweeping { ByEngine: "removed by the store", Needed: "removed by session.gc_probability or a scheduled task" }
+    Durability { Survives: "yes", AsConfigured: "as the server is configured" }
+    Sharing { Shared: "yes", IfMountIsShared: "only on a network file system" }
+    WaiterCap { Everywhere: "on all hosts", PerHost: "on this host" }
+}
+
 /// What a store has done so far in this worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {

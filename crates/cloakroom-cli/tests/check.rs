@@ -1,0 +1,187 @@
+//! `cloakroom check` against real stores: the whole output, with its numbers masked.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::process::{Command, Output};
+
+use testbed::TempDir;
+use testbed::suite::{case, run};
+
+fn main() {
+    run(vec![
+        case("a_directory_is_fine", &[], a_directory_is_fine),
+        case(
+            "a_directory_that_the_environment_names_is_said_to_be",
+            &[],
+            a_directory_that_the_environment_names_is_said_to_be,
+        ),
+        case("json_says_the_same", &[], json_says_the_same),
+        case("a_missing_directory_is_a_problem", &[], a_missing_directory_is_a_problem),
+        case("malformed_save_paths_are_problems", &[], malformed_save_paths_are_problems),
+        case("wrong_usage_is_exit_code_2", &[], wrong_usage_is_exit_code_2),
+        case("the_version_is_printed", &[], the_version_is_printed),
+    ]);
+}
+
+/// What is promised by a directory.
+const FILES: &str = "
+  lock of a worker that died   released at once, by the kernel
+  shared between hosts         only on a network file system
+  survives a restart           yes
+  expired sessions             removed by session.gc_probability or a scheduled task
+  largest session              no limit
+  waiting requests counted     on this host
+  sessions can be listed       yes
+
+  step                               time  exchanges  connects
+";
+
+fn a_directory_is_fine() {
+    let directory = TempDir::new();
+    let path = directory.path().display().to_string();
+    let expected = format!(
+        "store: {path}
+{FILES}  reach the store                    N ms          -         -
+  lock and read a new session        N ms          -         -
+  keep a second worker out           N ms          -         -
+  write and unlock                   N ms          -         -
+  lock and read it again             N ms          -         -
+  delete and unlock                  N ms          -         -
+  find nothing left                  N ms          -         -
+
+ok: the store keeps sessions, and locks them
+"
+    );
+    check(&[&path]).is(0, &expected, "");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+fn a_directory_that_the_environment_names_is_said_to_be() {
+    let directory = TempDir::new();
+    let path = directory.path().display().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    let ran = Ran::of(command.args(["check", "auto"]).env("SESSION_STORE_URL", &path));
+    assert_eq!(ran.stdout.lines().next().unwrap(), format!("store: {path} (SESSION_STORE_URL)"));
+    assert_eq!(ran.code, Some(0));
+}
+
+fn json_says_the_same() {
+    let directory = TempDir::new();
+    let path = directory.path().display().to_string();
+    let ran = check(&["--json", &path]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["store"], path.as_str());
+    assert_eq!(report["error"], serde_json::Value::Null);
+    assert_eq!(report["guarantees"]["survives a restart"], "yes");
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 7);
+    assert!(steps.iter().all(|step| step["ok"] == true && step["milliseconds"].is_f64()), "{report:#}");
+}
+
+fn a_missing_directory_is_a_problem() {
+    let expected = format!(
+        "store: 2;/nowhere/at/all
+{FILES}  reach the store                    N ms          -         -  failed
+"
+    );
+    let error = "error: cannot use the session directory: No such file or directory (os error 2) \
+        (store 2;/nowhere/at/all)
+hint: make the directory, all levels of it, and let PHP's user write to it
+";
+    check(&["2;/nowhere/at/all"]).is(1, &expected, error);
+    let ran = check(&["--json", "2;/nowhere/at/all"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert_eq!(format!("error: {}\n", report["error"].as_str().unwrap()), error);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), error));
+}
+
+fn malformed_save_paths_are_problems() {
+    for (save_path, error) in [
+        (
+            "tcp://",
+            "session.save_path: the host is missing (at character 7)\n\
+             hint: name the host after ://, or the socket as unix:///path",
+        ),
+        (
+            "5;600;",
+            "session.save_path: the directory is missing (at character 7) (store 5;600;)\n\
+             hint: write the whole path, for example /var/lib/php/sessions",
+        ),
+        (
+            "h:99",
+            "session.save_path: this names no store (at character 1)\n\
+             hint: write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host",
+        ),
+        (
+            "env:NOT_SET",
+            "session.save_path: the environment variable NOT_SET is not set (at character 1)\n\
+             hint: set it where PHP starts (the PHP-FPM master, not the pool)",
+        ),
+    ] {
+        check(&[save_path]).is(1, "", &format!("error: {error}\n"));
+    }
+}
+
+fn wrong_usage_is_exit_code_2() {
+    cloakroom(&["check"]).is(
+        2,
+        "",
+        "error: the following required arguments were not provided:\n  <SAVE_PATH>\n\n\
+         Usage: cloakroom check <SAVE_PATH>\n\nFor more information, try '--help'.\n",
+    );
+    assert_eq!(cloakroom(&["chekc", "/tmp"]).code, Some(2));
+    assert_eq!(cloakroom(&[]).code, Some(2));
+}
+
+fn the_version_is_printed() {
+    cloakroom(&["--version"]).is(0, concat!("cloakroom ", env!("CARGO_PKG_VERSION"), "\n"), "");
+}
+
+fn check(arguments: &[&str]) -> Ran {
+    cloakroom(&[&["check"], arguments].concat())
+}
+
+fn cloakroom(arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    Ran::of(command.args(arguments).env_remove("SESSION_STORE_URL"))
+}
+
+struct Ran {
+    stdout: String,
+    stderr: String,
+    code: Option<i32>,
+}
+
+impl Ran {
+    fn of(command: &mut Command) -> Ran {
+        let Output { stdout, stderr, status } = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Ran { stdout: text(stdout), stderr: text(stderr), code: status.code() }
+    }
+
+    #[track_caller]
+    fn is(&self, code: i32, stdout: &str, stderr: &str) {
+        let shown = |stdout: &str, stderr: &str, code| {
+            format!("{stdout}--- stderr\n{stderr}--- exit code {code:?}\n")
+        };
+        let seen = shown(&masked(&self.stdout), &self.stderr, self.code);
+        let expected = shown(stdout, stderr, Some(code));
+        assert!(seen == expected, "--- expected\n{expected}--- seen\n{seen}");
+    }
+}
+
+/// Times become `N ms`, in the same place.
+fn masked(text: &str) -> String {
+    text.lines()
+        .map(|line| match line.find(" ms ") {
+            Some(end) => {
+                let before =
+                    line[..end].trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').trim_end();
+                format!("{before}{:>width$}{}\n", "N", &line[end..], width = end - before.len())
+            }
+            None => format!("{line}\n"),
+        })
+        .collect()
+}
