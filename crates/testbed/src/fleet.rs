@@ -1,6 +1,7 @@
 //! Several PHP-FPM masters, each a server of its own, behind nginx: round robin, without stickiness.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -79,6 +80,7 @@ impl Plan {
     fn master(&self, directory: &TempDir, index: usize) -> Process {
         let name = name(index);
         let own = directory.join(&name);
+        entered(&own);
         let temporary = own.join("tmp");
         writable(&temporary);
         let socket = directory.join(format!("{name}.sock"));
@@ -116,7 +118,7 @@ impl Plan {
 
     fn nginx(&self, directory: &TempDir, port: u16) -> Process {
         let own = directory.join("nginx");
-        std::fs::create_dir(&own).unwrap();
+        entered(&own);
         let place = directory.path().display();
         let servers: String = (0..self.servers)
             .map(|index| format!("server unix:{place}/{}.sock max_fails=1 fail_timeout=1s; ", name(index)))
@@ -262,14 +264,23 @@ fn nobody() -> Option<(String, String)> {
     Some((user.name, group.name))
 }
 
+/// Makes a directory that anybody may enter, whatever the umask is.
+fn entered(directory: &Path) {
+    std::fs::create_dir_all(directory).unwrap();
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
+    entered(to);
     for entry in std::fs::read_dir(from).unwrap_or_else(|error| panic!("read {}: {error}", from.display())) {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         match entry.file_type().unwrap().is_dir() {
             true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+            false => {
+                std::fs::copy(entry.path(), &target).unwrap();
+                std::fs::set_permissions(target, PermissionsExt::from_mode(0o644)).unwrap();
+            }
         }
     }
 }
