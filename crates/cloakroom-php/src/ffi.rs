@@ -1,6 +1,6 @@
 //! Everything unsafe: PHP's declarations, its callbacks, and safe access to what the callbacks need of PHP.
 //!
-//! The declarations are those of PHP 8.1 to 8.5; `tests/layout.rs` compares them with the installed headers.
+//! The declarations are those of PHP 8.1 to 8.5; `layout.rs` compares them with the installed headers.
 //!
 //! Two rules hold in every function here:
 //! - No panic leaves Rust: [`with_handler`] catches it.
@@ -898,3 +898,6 @@ unsafe extern "C" {
     fn add_assoc_double_ex(array: *mut Zval, key: *const c_char, length: usize, value: c_double);
     fn add_assoc_string_ex(array: *mut Zval, key: *const c_char, length: usize, value: *const c_char);
 }
+
+#[cfg(test)]
+mod layout;

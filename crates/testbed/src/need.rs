@@ -17,6 +17,8 @@ pub enum Need {
     PhpMemcached,
     /// Debian's igbinary.
     PhpIgbinary,
+    /// Symfony's HttpFoundation.
+    Symfony,
     /// redis-server.
     Redis,
     /// memcached.
@@ -47,6 +49,10 @@ impl Need {
             Need::PhpRedis6 => (!crate::php::phpredis6().is_file()).then(|| "phpredis 6".into()),
             Need::PhpMemcached => module("memcached.so"),
             Need::PhpIgbinary => module("igbinary.so"),
+            Need::Symfony => {
+                let installed = Path::new("/usr/share/php/Symfony/Component/HttpFoundation").is_dir();
+                (!installed).then(|| "Symfony's HttpFoundation".into())
+            }
             Need::Redis => program(&["redis-server"]),
             Need::Memcached => program(&["memcached"]),
             Need::Twemproxy => program(&["nutcracker"]),

@@ -1,0 +1,121 @@
+//! The stores that the extension's tests run on, each with its real engine.
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+use std::fs;
+
+use testbed::TempDir;
+use testbed::need::Need;
+use testbed::php::Script;
+use testbed::redis::{Redis, Reply};
+use testbed::suite::{Case, case};
+
+/// The id of the session that most cases use.
+pub(crate) const ID: &str = "a2b9c0d4e6f8a1b3c5d7e9f0a2";
+
+/// A store of one case.
+pub(crate) enum Place {
+    Files(TempDir),
+    Redis(Redis),
+}
+
+impl Place {
+    pub(crate) fn files() -> Place {
+        Place::Files(TempDir::new())
+    }
+
+    pub(crate) fn redis() -> Place {
+        Place::Redis(Redis::start())
+    }
+
+    pub(crate) fn save_path(&self) -> String {
+        match self {
+            Place::Files(directory) => directory.path().display().to_string(),
+            Place::Redis(server) => server.native(),
+        }
+    }
+
+    /// A script on this store, with `ID` defined.
+    pub(crate) fn script(&self, code: &str) -> Script {
+        script(&self.save_path(), code)
+    }
+
+    /// Runs it to its end without a warning.
+    #[track_caller]
+    pub(crate) fn run(&self, code: &str) -> String {
+        self.script(code).run().ok()
+    }
+
+    /// The bytes stored under the id.
+    pub(crate) fn stored(&self, id: &str) -> Option<Vec<u8>> {
+        match self {
+            Place::Files(directory) => fs::read(directory.join(format!("sess_{id}"))).ok(),
+            Place::Redis(server) => {
+                match server.reply(&[b"GET", format!("PHPREDIS_SESSION:{id}").as_bytes()]) {
+                    Reply::Text(bytes) => Some(bytes),
+                    Reply::Nil => None,
+                    other => panic!("GET answered {other:?}"),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn store(&self, id: &str, record: &[u8]) {
+        match self {
+            Place::Files(directory) => fs::write(directory.join(format!("sess_{id}")), record).unwrap(),
+            Place::Redis(server) => {
+                server.reply(&[b"SET", format!("PHPREDIS_SESSION:{id}").as_bytes(), record]);
+            }
+        }
+    }
+
+    /// The names of everything that is stored.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Place::Files(directory) => fs::read_dir(directory.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect(),
+            Place::Redis(server) => match server.reply(&[b"KEYS", b"*"]) {
+                Reply::List(keys) => keys
+                    .into_iter()
+                    .map(|key| match key {
+                        Reply::Text(name) => String::from_utf8(name).unwrap(),
+                        other => panic!("KEYS answered {other:?}"),
+                    })
+                    .collect(),
+                other => panic!("KEYS answered {other:?}"),
+            },
+        };
+        names.sort();
+        names
+    }
+}
+
+/// A script of ours on any save_path, with `ID` defined.
+pub(crate) fn script(save_path: &str, code: &str) -> Script {
+    Script::new(format!("const ID = '{ID}';\n{code}"))
+        .cloakroom()
+        .ini("session.save_handler", "cloakroom")
+        .ini("session.save_path", save_path)
+        .ini("session.use_cookies", "0")
+        .ini("session.use_only_cookies", "0")
+        .ini("output_buffering", "65536")
+}
+
+/// The case on every store.
+pub(crate) fn on_every_store(name: &str, run: fn(Place)) -> Vec<Case> {
+    vec![
+        case(format!("files: {name}"), &[Need::Php], move || run(Place::files())),
+        case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || run(Place::redis())),
+    ]
+}
+
+/// The case on Redis, for what only a server can do.
+pub(crate) fn on_redis(name: &str, run: fn(&Redis, &Place)) -> Case {
+    case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || {
+        let place = Place::redis();
+        let Place::Redis(server) = &place else { unreachable!("it was just made") };
+        run(server, &place);
+    })
+}

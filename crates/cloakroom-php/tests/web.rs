@@ -1,0 +1,165 @@
+//! What needs a web server in front: cookies, uploads, the end of the response, workers that live on.
+// A test stops at the first thing that is not as expected.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod place;
+
+use std::path::Path;
+
+use place::Place;
+use testbed::TempDir;
+use testbed::fleet::{Fleet, Plan, writable};
+use testbed::http::Browser;
+use testbed::need::Need;
+use testbed::suite::{self, Case, case};
+
+fn main() {
+    let mut all: Vec<Case> = Vec::new();
+    for (name, run) in [
+        ("a_visitor_keeps_the_session_on_every_server", visitor_keeps_the_session as fn(&Place)),
+        ("an_unknown_cookie_is_replaced_in_strict_mode", unknown_cookie_is_replaced),
+        ("auto_start_serves_the_next_request_too", auto_start),
+        ("upload_progress_is_seen_and_removed", upload_progress),
+        ("fastcgi_finish_request_keeps_the_lock_until_the_script_ends", finish_request),
+        ("on_lock_timeout_auto_reads_for_get_and_fails_for_post", on_lock_timeout_auto),
+        ("a_worker_keeps_its_connection_and_its_status_is_of_the_request", worker_keeps_its_connection),
+    ] {
+        let files = [Need::Php, Need::PhpFpm, Need::Nginx];
+        all.push(case(format!("files: {name}"), &files, move || run(&Place::files())));
+        let redis = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Redis];
+        all.push(case(format!("redis: {name}"), &redis, move || run(&Place::redis())));
+    }
+    suite::run(all)
+}
+
+/// The pages of a test and the servers that serve them.
+struct Site {
+    fleet: Fleet,
+    _root: TempDir,
+}
+
+fn site(place: &Place, page: &str, configure: impl FnOnce(Plan) -> Plan) -> Site {
+    let root = TempDir::new();
+    root.write("index.php", format!("<?php\n{page}"));
+    if let Place::Files(directory) = place {
+        writable(directory.path());
+    }
+    open_to_all(root.path());
+    let plan = Plan::serving(root.path())
+        .cloakroom()
+        .ini("session.save_handler", "cloakroom")
+        .ini("session.save_path", place.save_path());
+    Site { fleet: configure(plan).start(), _root: root }
+}
+
+fn open_to_all(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+const COUNT: &str = "session_start();
+    $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
+    echo $_SESSION['n'], ' ', getenv('BACKEND');";
+
+fn visitor_keeps_the_session(place: &Place) {
+    let site = site(place, COUNT, |plan| plan);
+    let mut visitor = Browser::at(&site.fleet.url());
+    let pages: Vec<String> = (0..6).map(|_| visitor.get("/").body).collect();
+    for (index, page) in pages.iter().enumerate() {
+        assert!(page.starts_with(&format!("{} app", index + 1)), "{pages:?}");
+    }
+    let servers: std::collections::BTreeSet<&str> = pages.iter().map(|page| &page[2..]).collect();
+    assert_eq!(servers.len(), 3, "{pages:?}");
+}
+
+fn unknown_cookie_is_replaced(place: &Place) {
+    let site =
+        site(place, "session_start(); echo session_id();", |plan| plan.ini("session.use_strict_mode", 1));
+    let mut visitor = Browser::at(&site.fleet.url());
+    visitor.set_cookie("PHPSESSID", "madeupbythevisitor00000000");
+    let given = visitor.get("/").body;
+    assert_ne!(given, "madeupbythevisitor00000000");
+    assert_eq!(visitor.cookie("PHPSESSID"), Some(given.as_str()));
+    assert_eq!(visitor.get("/").body, given, "the new one is known");
+}
+
+fn auto_start(place: &Place) {
+    let page = "$_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1; echo $_SESSION['n'];";
+    let site = site(place, page, |plan| plan.ini("session.auto_start", 1).servers(1).workers(1));
+    let mut visitor = Browser::at(&site.fleet.url());
+    let pages: Vec<String> = (0..4).map(|_| visitor.get("/").body).collect();
+    assert_eq!(pages, ["1", "2", "3", "4"]);
+    assert_eq!(Browser::at(&site.fleet.url()).get("/").body, "1", "another visitor starts anew");
+}
+
+fn upload_progress(place: &Place) {
+    let page = "session_start();
+        $key = 'upload_progress_mine';
+        echo json_encode([$_FILES['file']['size'] ?? null, $_SESSION[$key]['bytes_processed'] ?? null,
+            $_SESSION[$key]['done'] ?? null]);";
+    let site = site(place, page, |plan| {
+        plan.ini("session.upload_progress.cleanup", 0).ini("session.upload_progress.min_freq", 0).servers(1)
+    });
+    let mut visitor = Browser::at(&site.fleet.url());
+    visitor.get("/");
+    let boundary = "cloakroom-boundary";
+    let field = |name: &str, rest: &str, content: &str| {
+        format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"{rest}\r\n\r\n{content}\r\n")
+    };
+    let file = field("file", "; filename=\"f.txt\"\r\nContent-Type: text/plain", &"x".repeat(100_000));
+    let body = format!("{}{file}--{boundary}--\r\n", field("PHP_SESSION_UPLOAD_PROGRESS", "", "mine"));
+    let mut uploader = visitor.header("Content-Type", &format!("multipart/form-data; boundary={boundary}"));
+    let answer = uploader.post("/", &body).body;
+    let size = body.len();
+    assert_eq!(answer, format!("[100000,{size},true]"), "{}", site.fleet.log());
+}
+
+fn finish_request(place: &Place) {
+    let page = "session_start();
+        $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
+        echo $_SESSION['n'];
+        fastcgi_finish_request();
+        usleep(20000);
+        $_SESSION['n'] += 10;";
+    let site = site(place, page, |plan| plan.servers(1).workers(2));
+    let mut visitor = Browser::at(&site.fleet.url());
+    let pages: Vec<String> = (0..3).map(|_| visitor.get("/").body).collect();
+    assert_eq!(pages, ["1", "12", "23"], "the next request waits for what comes after the response");
+}
+
+fn on_lock_timeout_auto(place: &Place) {
+    let page = "ini_set('cloakroom.lock_wait', '0.05');
+        if (isset($_GET['nested'])) {
+            echo json_encode([session_start(), $_SESSION['n'] ?? null]);
+            session_abort();
+            return;
+        }
+        session_start();
+        $_SESSION['n'] = 1;
+        session_write_close();
+        session_start();
+        $context = fn($method) => stream_context_create(['http' => ['method' => $method,
+            'header' => 'Cookie: PHPSESSID=' . session_id()]]);
+        foreach (['GET', 'POST'] as $method) {
+            $answer = file_get_contents('http://' . $_SERVER['HTTP_HOST'] . '/?nested=1', false, $context($method));
+            echo strip_tags(substr($answer, strrpos($answer, '['))), ' ';
+        }";
+    let site = site(place, page, |plan| {
+        plan.ini("cloakroom.on_lock_timeout", "auto").ini("display_errors", 0).servers(1).workers(3)
+    });
+    let answer = Browser::at(&site.fleet.url()).get("/").body;
+    assert_eq!(answer, "[true,1] [false,null] ", "{}", site.fleet.log());
+}
+
+fn worker_keeps_its_connection(place: &Place) {
+    let page = "$before = cloakroom_status()['last_commit'];
+        session_start();
+        $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
+        session_write_close();
+        echo $before, ' ', cloakroom_status()['last_commit'], ' ', cloakroom_status()['connects'];";
+    let site = site(place, page, |plan| plan.servers(1).workers(1));
+    let mut visitor = Browser::at(&site.fleet.url());
+    let pages: Vec<String> = (0..3).map(|_| visitor.get("/").body).collect();
+    let connects = if matches!(place, Place::Redis(_)) { 1 } else { 0 };
+    assert_eq!(pages, vec![format!("none written {connects}"); 3]);
+}
