@@ -238,4 +238,22 @@ mod tests {
         assert_eq!(time_to_live(-5), Duration::from_secs(1440));
         assert_eq!(time_to_live(60), Duration::from_secs(60));
     }
+
+    #[test]
+    fn the_readme_lists_every_setting_with_its_default() {
+        let readme =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+        let documented: Vec<(&str, &str)> = readme
+            .lines()
+            .filter_map(|line| {
+                let mut cells = line.strip_prefix("| `cloakroom.")?.split('`');
+                Some((cells.next()?, cells.nth(1)?))
+            })
+            .collect();
+        let settings: Vec<(&str, &str)> = SETTINGS
+            .iter()
+            .map(|setting| (setting.name.strip_prefix("cloakroom.").unwrap(), setting.default))
+            .collect();
+        assert_eq!(documented, settings);
+    }
 }
