@@ -15,7 +15,8 @@ use testbed::php::Script;
 use testbed::suite::{Case, case};
 use testbed::{TempDir, wait_until};
 use worker::{
-    EXCLUSIVE, LIFETIME, become_worker, counted, id, increment, lock, soon, start, store, store_with,
+    EXCLUSIVE, LIFETIME, become_worker, counted, id, increment, lock, put, read, soon, start, store,
+    store_with,
 };
 
 fn main() {
@@ -94,15 +95,6 @@ impl Place {
     }
 }
 
-fn put(store: &mut dyn Store, session: &str, bytes: &[u8]) {
-    let (_, hold) = lock(store, &id(session));
-    store.commit(&id(session), hold, Change::Write(bytes, LIFETIME), soon()).unwrap();
-}
-
-fn read(store: &mut dyn Store, session: &str) -> Option<Vec<u8>> {
-    store.open(&id(session), Access::ReadOnly, soon()).unwrap().record.map(|record| record.0)
-}
-
 fn age(path: &Path, age: Duration) {
     File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
 }
@@ -114,7 +106,7 @@ fn a_record_written_here_is_read_by_php() {
         [("", "sess_abc", 0o600), ("2;", "a/b/sess_abc", 0o600), ("2;0640;", "a/b/sess_abc", 0o640)]
     {
         let save_path = format!("{save_path}{}", place.save_path);
-        put(store(&save_path).as_mut(), "abc", b"n|i:41;who|s:3:\"you\";");
+        put(store(&save_path).as_mut(), &id("abc"), b"n|i:41;who|s:3:\"you\";");
         let stat = fs::metadata(place.directory.join(file)).unwrap();
         assert_eq!(stat.permissions().mode() & 0o777, mode, "{save_path}");
         let script = "session_id('abc'); session_start(); echo json_encode($_SESSION);";
@@ -134,7 +126,7 @@ fn a_record_written_by_php_is_read_here() {
         place.php(script).ini("session.save_path", &save_path).run().ok();
         let expected = format!("n|i:{};", save_path.len());
         let mut store = store(&save_path);
-        assert_eq!(read(store.as_mut(), "abc"), Some(expected.clone().into()), "{save_path}");
+        assert_eq!(read(store.as_mut(), &id("abc")), Some(expected.clone().into()), "{save_path}");
         assert_eq!(lock(store.as_mut(), &id("abc")).0, Some(expected.into()), "{save_path}");
     }
 }
@@ -150,7 +142,7 @@ fn php_waits_for_a_lock_of_ours() {
     wait_for_waiters(&place.file("abc"), 1);
     store.commit(&id("abc"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
     assert_eq!(php.finish().ok(), "ready1");
-    assert_eq!(read(store.as_mut(), "abc").unwrap(), b"n|i:2;");
+    assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:2;");
 }
 
 fn a_lock_of_php_is_waited_for() {
@@ -191,20 +183,20 @@ fn half_php_half_ours_lose_no_update() {
     for php in native {
         php.finish().ok();
     }
-    assert_eq!(counted(&read(place.store().as_mut(), "abc").unwrap()), 1600);
+    assert_eq!(counted(&read(place.store().as_mut(), &id("abc")).unwrap()), 1600);
 }
 
 /// As after a logout: what the deleted session held must not come back through somebody who waited for it.
 fn php_waiting_for_a_deleted_session_sees_it_empty() {
     let place = place();
     let mut store = place.store();
-    put(store.as_mut(), "abc", b"user|s:5:\"alice\";");
+    put(store.as_mut(), &id("abc"), b"user|s:5:\"alice\";");
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     let php = place.php("session_id('abc'); session_start(); echo json_encode($_SESSION);").spawn();
     wait_for_waiters(&place.file("abc"), 1);
     store.commit(&id("abc"), hold, Change::Delete, soon()).unwrap();
     assert_eq!(php.finish().ok(), "[]");
-    assert_eq!(read(store.as_mut(), "abc"), None);
+    assert_eq!(read(store.as_mut(), &id("abc")), None);
 }
 
 fn a_read_without_a_lock_is_never_torn() {
@@ -224,11 +216,11 @@ fn a_read_without_a_lock_is_never_torn() {
         .collect();
     let mut store = place.store();
     wait_until("the first record", Duration::from_secs(10), || {
-        read(store.as_mut(), "abc").is_some_and(|bytes| !bytes.is_empty())
+        read(store.as_mut(), &id("abc")).is_some_and(|bytes| !bytes.is_empty())
     });
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..3000 {
-        let bytes = read(store.as_mut(), "abc").unwrap();
+        let bytes = read(store.as_mut(), &id("abc")).unwrap();
         let text = std::str::from_utf8(&bytes).unwrap();
         let letters = text.split('"').nth(1).unwrap_or_default();
         let first = &letters[..letters.len().min(1)];
@@ -249,10 +241,10 @@ fn a_read_without_a_lock_is_never_torn() {
 fn the_inode_of_a_session_never_changes() {
     let place = place();
     let mut store = place.store();
-    put(store.as_mut(), "abc", b"n|i:1;");
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
     let inode = fs::metadata(place.file("abc")).unwrap().ino();
     for length in [0, 1, 5000, 7, 1_000_000, 0] {
-        put(store.as_mut(), "abc", &vec![b'x'; length]);
+        put(store.as_mut(), &id("abc"), &vec![b'x'; length]);
         let stat = fs::metadata(place.file("abc")).unwrap();
         assert_eq!((stat.ino(), stat.len()), (inode, length as u64));
     }
@@ -294,7 +286,7 @@ fn a_write_after_a_foreign_sweep_is_not_lost() {
     let place = place();
     let mut store = place.store();
     for touched in [false, true] {
-        put(store.as_mut(), "abc", b"n|i:1;");
+        put(store.as_mut(), &id("abc"), b"n|i:1;");
         let (_, hold) = lock(store.as_mut(), &id("abc"));
         // PHP's own gc looks at the time only, not at locks.
         fs::remove_file(place.file("abc")).unwrap();
@@ -303,7 +295,7 @@ fn a_write_after_a_foreign_sweep_is_not_lost() {
             false => (Change::Write(b"n|i:1;", LIFETIME), Committed::Done),
         };
         assert_eq!(store.commit(&id("abc"), hold, change, soon()).unwrap(), expected);
-        assert_eq!(read(store.as_mut(), "abc").unwrap(), b"n|i:1;");
+        assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
         lock(place.store().as_mut(), &id("abc"));
     }
 }
@@ -311,14 +303,14 @@ fn a_write_after_a_foreign_sweep_is_not_lost() {
 fn a_write_gives_way_to_a_session_begun_anew() {
     let place = place();
     let (mut old, mut new) = (place.store(), place.store());
-    put(old.as_mut(), "abc", b"n|i:1;");
+    put(old.as_mut(), &id("abc"), b"n|i:1;");
     let (_, hold) = lock(old.as_mut(), &id("abc"));
     fs::remove_file(place.file("abc")).unwrap();
-    put(new.as_mut(), "abc", b"n|i:100;");
+    put(new.as_mut(), &id("abc"), b"n|i:100;");
     let error = old.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LockLost, "{error}");
     assert_eq!(old.counters().lost_leases, 1);
-    assert_eq!(read(new.as_mut(), "abc").unwrap(), b"n|i:100;");
+    assert_eq!(read(new.as_mut(), &id("abc")).unwrap(), b"n|i:100;");
 }
 
 fn an_empty_file_is_an_empty_session() {
@@ -338,7 +330,7 @@ fn an_expired_record_is_not_served() {
     let mut store = store_with(&place.save_path, settings);
     let refuse = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Refuse };
     let mut served = |seconds: u64| {
-        put(store.as_mut(), "abc", b"n|i:1;");
+        put(store.as_mut(), &id("abc"), b"n|i:1;");
         age(&place.file("abc"), Duration::from_secs(seconds));
         let mut listed = 0;
         store
@@ -350,7 +342,8 @@ fn an_expired_record_is_not_served() {
                 soon(),
             )
             .unwrap();
-        let unlocked = [store.exists(&id("abc"), soon()).unwrap(), read(store.as_mut(), "abc").is_some()];
+        let unlocked =
+            [store.exists(&id("abc"), soon()).unwrap(), read(store.as_mut(), &id("abc")).is_some()];
         let known = store.open(&id("abc"), refuse, soon()).unwrap().record.is_some();
         [unlocked[0], unlocked[1], known, lock(store.as_mut(), &id("abc")).0.is_some(), listed == 1]
     };
@@ -360,7 +353,7 @@ fn an_expired_record_is_not_served() {
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     let touched = store.commit(&id("abc"), hold, Change::Touch(b"n|i:2;", LIFETIME), soon()).unwrap();
     assert_eq!(touched, Committed::Rewritten);
-    assert_eq!(read(store.as_mut(), "abc").unwrap(), b"n|i:2;");
+    assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:2;");
 }
 
 fn a_symbolic_link_is_not_followed() {
@@ -428,7 +421,7 @@ fn a_sweep_goes_on_where_it_stopped_and_spares_the_locked() {
     }
     let file = |session: &str| place.directory.join(format!("{}/sess_{session}", &session[..1]));
     for session in &ids {
-        put(sweeper.as_mut(), session, b"n|i:1;");
+        put(sweeper.as_mut(), &id(session), b"n|i:1;");
         age(&file(session), Duration::from_secs(1000));
     }
     // What is no session of this store stays, however old.

@@ -16,7 +16,7 @@ pub(crate) fn become_worker() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["--worker", "hold", save_path, id] => hold(save_path, id),
+        ["--worker", "hold", save_path, id, lease] => hold(save_path, id, lease.parse().unwrap()),
         ["--worker", "hammer", save_path, id, times] => hammer(save_path, id, times.parse().unwrap()),
         ["--worker", "write", save_path, id, length] => write(save_path, id, length.parse().unwrap()),
         _ => return,
@@ -68,6 +68,27 @@ pub(crate) fn lock(store: &mut dyn Store, id: &SessionId) -> (Option<Vec<u8>>, H
     (opened.record.map(|record| record.0), opened.hold)
 }
 
+/// The same, where nobody else can have the lock.
+#[track_caller]
+pub(crate) fn lock_at_once(store: &mut dyn Store, id: &SessionId) -> (Option<Vec<u8>>, Hold) {
+    let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
+    let opened = store.open(id, at_once, soon()).unwrap();
+    (opened.record.map(|record| record.0), opened.hold)
+}
+
+/// Writes a session under its lock.
+#[track_caller]
+pub(crate) fn put(store: &mut dyn Store, id: &SessionId, bytes: &[u8]) {
+    let (_, hold) = lock(store, id);
+    store.commit(id, hold, Change::Write(bytes, LIFETIME), soon()).unwrap();
+}
+
+/// Reads a session without a lock.
+#[track_caller]
+pub(crate) fn read(store: &mut dyn Store, id: &SessionId) -> Option<Vec<u8>> {
+    store.open(id, Access::ReadOnly, soon()).unwrap().record.map(|record| record.0)
+}
+
 /// Adds one to a session that counts in a `php` record `n|i:7;`.
 pub(crate) fn increment(store: &mut dyn Store, id: &SessionId, access: Access) -> cloakroom::Result<u64> {
     let opened = store.open(id, access, soon())?;
@@ -87,9 +108,10 @@ pub(crate) fn counted(record: &[u8]) -> u64 {
     }
 }
 
-/// Keeps the lock until a line comes in, or for ever.
-fn hold(save_path: &str, session: &str) {
-    let (mut store, id) = (store(save_path), id(session));
+/// Keeps the lock until a line comes in, or until its end; the lease is in milliseconds.
+fn hold(save_path: &str, session: &str, lease: u64) {
+    let settings = Settings { lease: Duration::from_millis(lease), ..Settings::default() };
+    let (mut store, id) = (store_with(save_path, settings), id(session));
     let (_, hold) = lock(store.as_mut(), &id);
     println!("holding");
     std::io::stdin().lock().read_line(&mut String::new()).unwrap();
