@@ -11,6 +11,7 @@ mod deadline;
 pub mod detect;
 mod environment;
 mod error;
+#[cfg(feature = "net")]
 mod net;
 mod save_path;
 mod secret;

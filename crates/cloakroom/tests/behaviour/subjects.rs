@@ -2,13 +2,87 @@
 
 use cloakroom::SessionId;
 use testbed::TempDir;
+use testbed::need::Need;
+use testbed::redis::Redis;
+use testbed::twemproxy::Twemproxy;
 
 use crate::{Entry, Subject};
 
 pub(crate) const ENTRIES: &[Entry] = &[
-    Entry { name: "files", needs: &[], example: "/", start: || Box::new(Directory::new(0)) },
-    Entry { name: "files, 2 levels", needs: &[], example: "2;/", start: || Box::new(Directory::new(2)) },
+    Entry { name: "files", needs: &[], example: "/", start: || Box::new(Directory::new(0)), without: &[] },
+    Entry {
+        name: "files, 2 levels",
+        needs: &[],
+        example: "2;/",
+        start: || Box::new(Directory::new(2)),
+        without: &[],
+    },
+    Entry {
+        name: "redis",
+        needs: &[Need::Redis],
+        example: "redis://h",
+        start: || Box::new(Server::new(Redis::start())),
+        without: &[],
+    },
+    Entry {
+        name: "redis, unix socket",
+        needs: &[Need::Redis],
+        example: "unix:///s",
+        start: || Box::new(Server::new(Redis::unix())),
+        without: &[],
+    },
+    Entry {
+        name: "redis, tls",
+        needs: &[Need::Redis],
+        example: "rediss://h",
+        start: || {
+            let redis = Redis::tls();
+            let save_path = format!("{}?cafile={}", redis.url(), redis.authority().display());
+            Box::new(Server { redis, save_path, _proxy: None })
+        },
+        without: &[],
+    },
+    Entry {
+        name: "redis, twemproxy",
+        needs: &[Need::Redis, Need::Twemproxy],
+        example: "tcp://h",
+        start: || {
+            let redis = Redis::start();
+            let proxy = Twemproxy::before(&[&redis]);
+            Box::new(Server { save_path: format!("tcp://{}", proxy.address()), redis, _proxy: Some(proxy) })
+        },
+        // It hangs up on SCAN.
+        without: &["listing_names_every_session_once", "listing_ends_when_it_was_enough"],
+    },
 ];
+
+/// A Redis server, or a proxy before one.
+struct Server {
+    redis: Redis,
+    save_path: String,
+    _proxy: Option<Twemproxy>,
+}
+
+impl Server {
+    fn new(redis: Redis) -> Server {
+        Server { save_path: redis.url(), redis, _proxy: None }
+    }
+}
+
+impl Subject for Server {
+    fn save_path(&self) -> String {
+        self.save_path.clone()
+    }
+
+    fn evict(&self, id: &SessionId) {
+        let key = format!("PHPREDIS_SESSION:{}", id.as_str());
+        assert_eq!(self.redis.command(&["DEL", &key]), "1");
+    }
+
+    fn is_empty(&self) -> bool {
+        self.redis.command(&["DBSIZE"]) == "0"
+    }
+}
 
 /// A directory, `levels` deep.
 struct Directory {

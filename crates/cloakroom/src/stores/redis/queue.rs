@@ -1,0 +1,421 @@
+//! Taking the lock: at once, in the queue, or by asking again and again.
+//!
+//! A waiter stands in `<key>_LOCK_QUEUE` and listens (BLPOP) at a key of its own; whoever releases the lock hands it,
+//! together with the record, to the first waiter that is alive. Alive is who refreshed its mark,
+//! `<key>_LOCK_WAIT_<digits>`: it ends soon after its worker died. A lock that was handed over has a short lease
+//! until the renewal prolongs it, since its new holder may have died without anybody knowing.
+//!
+//! Nobody hands over a lock that a native handler held, or whose holder died: the first waiter asks for it.
+
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::reply::{Refusal, unexpected};
+use super::scripts::{ACQUIRE, Turn};
+use super::token::Token;
+use super::wire::{Again, Failure, Opening, Request, number, one, sound, stored};
+use super::{Redis, milliseconds};
+use crate::{Deadline, Error, ErrorKind, Record, Result};
+
+/// How long a waiter listens before it shows that it is alive.
+const SLICE: Duration = Duration::from_secs(1);
+/// How long a waiter counts as alive after that.
+const MARK: Duration = Duration::from_secs(2);
+/// The lease of a lock that is handed over.
+pub(super) const GRANT: Duration = Duration::from_secs(3);
+/// How late a server may end a BLPOP: it looks at its clock ten times a second.
+const LATE: Duration = Duration::from_millis(120);
+/// How long workers queue at once, without trying the lock first, after they met others there.
+const CROWDED: Duration = Duration::from_secs(2);
+/// The same after a native handler was met, which no worker of ours must push aside in its gap.
+const SHARED: Duration = Duration::from_secs(30);
+/// How long the lock is left free for a native handler, which asks every 20 ms.
+pub(super) const GAP: Duration = Duration::from_millis(22);
+
+/// What the server was found to allow; kept for the worker's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Queueing {
+    /// Nothing is known yet: the first exclusive open finds out, in its own exchange.
+    Unknown,
+    /// Queue and listen; `cuts` counts connections that ended while listening, until one did not.
+    Listen { cuts: u8 },
+    /// Stand in the queue, and ask whether it is one's turn: BLPOP is refused.
+    Ask,
+    /// No queue either: try the lock again and again.
+    Try,
+}
+
+/// The lock, and the record under it.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) record: Option<Record>,
+    /// How long the lock holds if nothing prolongs it.
+    pub(super) lease: Duration,
+}
+
+/// What [`ACQUIRE`] answered.
+enum Turned {
+    Taken(Taken),
+    Wait {
+        place: u32,
+        unattended: bool,
+        ends: Option<Duration>,
+    },
+    Full(i64),
+    Left,
+    /// The server does not let us queue.
+    NoQueue,
+}
+
+/// What a waiter heard.
+enum Heard {
+    Taken(Taken),
+    /// To ask now.
+    Nudge,
+    Nothing,
+}
+
+impl Redis {
+    /// Takes the lock of `session`.
+    pub(super) fn take(
+        &mut self,
+        session: &[u8],
+        token: &Token,
+        wait: Duration,
+        by: Deadline,
+    ) -> Result<Taken> {
+        // With nothing known, the script goes first: a server without scripts is found out before a lock is taken
+        // that could not be released.
+        let crowded = self.crowded_until.is_some_and(|until| Instant::now() < until);
+        if self.queueing != Queueing::Unknown && !crowded {
+            if let Some(taken) = self.try_lock(session, token, by)? {
+                return Ok(taken);
+            }
+            if wait.is_zero() {
+                return Err(busy(wait));
+            }
+        }
+        let started = Instant::now();
+        let result = self.wait(session, token, wait, Deadline::after(wait).min(by), by);
+        if self.waited_in_line {
+            self.waited_in_line = false;
+            self.client.counters.waits += 1;
+            self.client.counters.waited += started.elapsed();
+        }
+        result
+    }
+
+    /// The usual way: nobody is there.
+    fn try_lock(&mut self, session: &[u8], token: &Token, by: Deadline) -> Result<Option<Taken>> {
+        let lease = milliseconds(self.settings.lease);
+        let lock = lock_key(session);
+        let set = |command: &mut redis::Cmd| {
+            command.arg(&lock).arg(token.as_bytes()).arg("NX").arg("PX").arg(lease);
+        };
+        let mut first = redis::cmd("SET");
+        set(&mut first);
+        let request = Request::of(&first).and(redis::cmd("GET").arg(session));
+        let replies = match self.client.ask(&request, Opening::WithRequest, by) {
+            Ok(replies) => replies,
+            Err(Failure::Cut(_)) => {
+                // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
+                self.client.counters.retries += 1;
+                let request = request.and(redis::cmd("GET").arg(&lock));
+                let replies = self.client.ask(&request, Opening::WithRequest, by);
+                replies.map_err(|failure| self.client.error(failure).maybe_applied())?
+            }
+            Err(failure) => return Err(self.client.error(failure)),
+        };
+        let taken = (|| {
+            let mut replies = replies.into_iter();
+            let mut next = || replies.next().unwrap_or_default();
+            let (set, record, holder) = (next(), next(), next());
+            let taken = match sound(set)? {
+                Value::Okay => true,
+                Value::Nil => matches!(holder, Value::BulkString(holder) if holder == token.as_bytes()),
+                other => return Err(Failure::Failed(unexpected(&other))),
+            };
+            // A read that fails under the lock is an error of the whole; the caller releases.
+            match taken {
+                true => Ok(Some(Taken { record: stored(record)?.map(Record), lease: self.settings.lease })),
+                false => Ok(None),
+            }
+        })();
+        taken.map_err(|failure| self.client.error(failure))
+    }
+
+    fn wait(
+        &mut self,
+        session: &[u8],
+        token: &Token,
+        wait: Duration,
+        wait_by: Deadline,
+        by: Deadline,
+    ) -> Result<Taken> {
+        let mut pause = Pause::new(token);
+        while self.queueing != Queueing::Try {
+            let (place, unattended, ends) = match self.turn(session, token, Turn::Join, by)? {
+                Turned::Taken(taken) => return Ok(taken),
+                Turned::Full(waiters) => {
+                    return Err(Error::new(
+                        ErrorKind::LockBusy,
+                        format!("{waiters} requests wait for this session already"),
+                    )
+                    .hint("find what makes requests of one visitor slow, or raise cloakroom.max_waiters")
+                    .on(self.options.shown.as_str()));
+                }
+                Turned::Wait { place, unattended, ends } => (place, unattended, ends),
+                Turned::NoQueue => break,
+                Turned::Left => return Err(self.busy(wait)),
+            };
+            self.waited_in_line = true;
+            self.crowd(CROWDED);
+            let left = wait_by.remaining();
+            if left.is_zero() {
+                // A lock that is handed over in this moment is taken all the same.
+                let grace = by.max(Deadline::after(LATE));
+                return match self.turn(session, token, Turn::Leave, grace)? {
+                    Turned::Taken(taken) => Ok(taken),
+                    _ => Err(self.busy(wait)),
+                };
+            }
+            let listens = matches!(self.queueing, Queueing::Unknown | Queueing::Listen { .. });
+            if listens && !unattended && left > LATE + LATE {
+                let slice = SLICE.min(left - LATE).min(ends.unwrap_or(SLICE).max(Duration::from_millis(10)));
+                match self.listen(session, token, slice, by)? {
+                    Heard::Taken(taken) => return Ok(taken),
+                    Heard::Nudge => pause = Pause::new(token),
+                    Heard::Nothing => {}
+                }
+            } else {
+                let next = pause.next(place);
+                let soon = match ends {
+                    // The end of a gap, or nearly that of a lock.
+                    Some(ends) if ends <= GAP => ends.min(Duration::from_millis(2)),
+                    _ => next,
+                };
+                std::thread::sleep(next.min(soon).min(left));
+            }
+        }
+        self.try_until(session, token, wait, wait_by, by)
+    }
+
+    /// Asks for the lock, or for a place in the queue.
+    fn turn(&mut self, session: &[u8], token: &Token, turn: Turn, by: Deadline) -> Result<Turned> {
+        if let Some(refusal) = &self.without_scripts {
+            return Err(self.no_scripts(&refusal.clone()));
+        }
+        let lease = milliseconds(self.settings.lease);
+        let most = self.settings.max_waiters.map_or(0, std::num::NonZeroU32::get);
+        let what = match turn {
+            Turn::Join => "join",
+            Turn::Leave => "leave",
+        };
+        let (lease, mark, most) = (lease.to_string(), milliseconds(MARK).to_string(), most.to_string());
+        let arguments =
+            [token.as_bytes(), lease.as_bytes(), mark.as_bytes(), most.as_bytes(), what.as_bytes()];
+        let answer =
+            self.client.twice(|client| client.run(&ACQUIRE, session, &arguments, Opening::WithRequest, by));
+        let answer = match answer {
+            Ok((answer, _)) => answer,
+            Err(Failure::Refused(refusal)) if refusal.about_scripts() => {
+                let error = self.no_scripts(&refusal);
+                self.without_scripts = Some(refusal);
+                return Err(error);
+            }
+            Err(Failure::Refused(refusal)) if refusal.forbidden() => {
+                self.queueing = Queueing::Try;
+                return Ok(Turned::NoQueue);
+            }
+            Err(failure) => return Err(self.client.error(failure)),
+        };
+        if self.queueing == Queueing::Unknown {
+            self.queueing = Queueing::Listen { cuts: 0 };
+        }
+        let turned = turned(answer, self.settings.lease).map_err(|failure| self.client.error(failure))?;
+        let (turned, shared) = turned;
+        if shared {
+            self.crowd(SHARED);
+        }
+        Ok(turned)
+    }
+
+    /// Listens for the lock to be handed over.
+    fn listen(&mut self, session: &[u8], token: &Token, slice: Duration, by: Deadline) -> Result<Heard> {
+        let mut grant = lock_key(session);
+        grant.extend_from_slice(b"_GRANT_");
+        grant.extend_from_slice(token.digits().as_bytes());
+        let mut command = redis::cmd("BLPOP");
+        command.arg(grant).arg(format!("{:.3}", slice.as_secs_f64()));
+        let answer =
+            self.client.ask_patiently(&Request::of(&command), Opening::Before, slice, by).and_then(one);
+        let heard = match answer {
+            Ok(Value::Nil) => Heard::Nothing,
+            Ok(Value::Array(mut pair)) if pair.len() == 2 => match pair.pop() {
+                Some(Value::BulkString(mut said)) if !said.is_empty() => match said.remove(0) {
+                    b'L' => Heard::Taken(Taken { record: Some(Record(said)), lease: self.grant() }),
+                    b'N' => Heard::Taken(Taken { record: None, lease: self.grant() }),
+                    _ => Heard::Nudge,
+                },
+                _ => return Err(unexpected(&Value::Array(pair)).on(self.options.shown.as_str())),
+            },
+            Ok(other) => return Err(unexpected(&other).on(self.options.shown.as_str())),
+            Err(Failure::Refused(refusal)) if refusal.forbidden() => {
+                self.queueing = Queueing::Ask;
+                Heard::Nothing
+            }
+            Err(Failure::Cut(_)) => {
+                // A proxy that does not know BLPOP hangs up: twice, and it is not asked again. A lock that was handed
+                // over on the dead connection is found by the next turn.
+                self.client.counters.retries += 1;
+                self.queueing = match self.queueing {
+                    Queueing::Listen { cuts: 0 } => Queueing::Listen { cuts: 1 },
+                    Queueing::Listen { cuts: 1 } => Queueing::Ask,
+                    _ => self.queueing.clone(),
+                };
+                return Ok(Heard::Nothing);
+            }
+            Err(failure) => return Err(self.client.error(failure)),
+        };
+        if let Queueing::Listen { cuts } = &mut self.queueing {
+            // It works here: a cut from now on is a fault of the network.
+            *cuts = u8::MAX;
+        }
+        Ok(heard)
+    }
+
+    /// Without a queue: whoever asks at the right moment gets the lock.
+    fn try_until(
+        &mut self,
+        session: &[u8],
+        token: &Token,
+        wait: Duration,
+        wait_by: Deadline,
+        by: Deadline,
+    ) -> Result<Taken> {
+        let mut pause = Pause::new(token);
+        let mut told = Again::No;
+        loop {
+            if let Some(taken) = self.try_lock(session, token, by)? {
+                return Ok(taken);
+            }
+            self.waited_in_line = true;
+            if told == Again::No {
+                told = Again::Yes;
+                // Workers that may queue hand the lock to each other: they are to leave gaps, as for a native handler.
+                // Refused or not, the next try follows.
+                let mut mark = lock_key(session);
+                mark.extend_from_slice(b"_FOREIGN");
+                let mut command = redis::cmd("SET");
+                command.arg(mark).arg(5).arg("PX").arg(60_000);
+                let _ = self.client.ask(&Request::of(&command), Opening::Before, by);
+            }
+            let left = wait_by.remaining();
+            if left.is_zero() {
+                return Err(self.busy(wait));
+            }
+            std::thread::sleep(pause.next(0).min(left));
+        }
+    }
+
+    /// Goes to the queue at once for this long.
+    pub(super) fn crowd(&mut self, long: Duration) {
+        let until = Instant::now() + long;
+        self.crowded_until = Some(self.crowded_until.map_or(until, |known| known.max(until)));
+    }
+
+    /// The lease of a lock that is handed over.
+    pub(super) fn grant(&self) -> Duration {
+        GRANT.min(self.settings.lease)
+    }
+
+    fn busy(&self, wait: Duration) -> Error {
+        busy(wait).on(self.options.shown.as_str())
+    }
+
+    /// The error about a server that refuses scripts: without them, no write can be fenced.
+    pub(super) fn no_scripts(&self, refusal: &Refusal) -> Error {
+        Error::new(ErrorKind::Unsupported, "the server lets no script run, and locks need scripts")
+            .source(refusal.error(false).to_string().lines().next().unwrap_or_default().to_owned())
+            .hint("allow EVAL and EVALSHA to the server's user, or set cloakroom.lock=off and lose concurrent changes")
+            .on(self.options.shown.as_str())
+    }
+}
+
+fn busy(wait: Duration) -> Error {
+    Error::new(
+        ErrorKind::LockBusy,
+        format!("another request kept the session's lock for longer than {:.1} s", wait.as_secs_f64()),
+    )
+    .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
+}
+
+fn turned(answer: Value, lease: Duration) -> Result<(Turned, bool), Failure> {
+    let Value::Array(items) = answer else {
+        return Err(Failure::Failed(unexpected(&answer)));
+    };
+    let mut items = items.into_iter();
+    let mut next = || items.next().unwrap_or_default();
+    let mut shared = false;
+    let turned = match number(next())? {
+        0 => Turned::Left,
+        1 => {
+            let record = stored(next())?.map(Record);
+            shared = number(next())? == 1;
+            Turned::Taken(Taken { record, lease })
+        }
+        2 => {
+            let place = u32::try_from(number(next())?).unwrap_or(u32::MAX);
+            let unattended = number(next())? == 1;
+            let ends = u64::try_from(number(next())?).ok().map(Duration::from_millis);
+            shared = number(next())? == 1;
+            Turned::Wait { place, unattended, ends }
+        }
+        _ => Turned::Full(number(next())?),
+    };
+    Ok((turned, shared))
+}
+
+pub(super) fn lock_key(session: &[u8]) -> Vec<u8> {
+    [session, b"_LOCK"].concat()
+}
+
+/// The time between two questions: from 1 ms to 20 ms, never quite the same for two waiters.
+struct Pause {
+    longest: Duration,
+    random: u64,
+}
+
+impl Pause {
+    fn new(token: &Token) -> Self {
+        let random = u64::from_str_radix(&token.digits()[..16], 16).unwrap_or(1) | 1;
+        Pause { longest: Duration::from_millis(1), random }
+    }
+
+    /// The next pause of the waiter at this place.
+    fn next(&mut self, place: u32) -> Duration {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let part = (self.random >> 11) as f64 / (1u64 << 53) as f64;
+        let pause = self.longest.mul_f64(0.5 + part / 2.0);
+        self.longest = self.longest.mul_f64(1.3).min(Duration::from_millis(20));
+        // Those further behind need not look as often.
+        pause.max(Duration::from_millis(u64::from(place.min(10)) * 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_from_one_to_twenty_milliseconds() {
+        let mut pause = Pause::new(&Token::new().unwrap());
+        let pauses: Vec<Duration> = (0..40).map(|_| pause.next(0)).collect();
+        assert!(pauses[0] <= Duration::from_millis(1), "{pauses:?}");
+        assert!(pauses[39] >= Duration::from_millis(10), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(20)), "{pauses:?}");
+    }
+}

@@ -1,0 +1,231 @@
+//! The scripts: each decides and acts in one step on the server.
+//!
+//! `KEYS[1]` is always the session's key, so that a proxy or a cluster routes by it; the names of the other keys
+//! follow from it (see [`super`]). A waiter is named by its lock value, `cloakroom:<32 hex>:<host>:<pid>`.
+
+use std::sync::LazyLock;
+
+use super::wire::Request;
+
+/// A script's text, and the hash that the server knows it by.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: &'static str,
+    hash: String,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        Script { text, hash: redis::Script::new(text).get_hash().to_owned() }
+    }
+
+    /// The request that runs it.
+    pub(super) fn call(&self, by: By, session: &[u8], arguments: &[&[u8]]) -> Request {
+        let (name, text) = match by {
+            By::Hash => ("EVALSHA", self.hash.as_str()),
+            By::Text => ("EVAL", self.text),
+        };
+        let mut command = redis::cmd(name);
+        command.arg(text).arg(1).arg(session);
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        Request::of(&command)
+    }
+}
+
+/// How a script is named in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// By its hash, which a server may not know (yet, or after a restart).
+    Hash,
+    /// By its text.
+    Text,
+}
+
+/// What a waiter does with [`ACQUIRE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Take the lock if it is this waiter's turn, else stand in the queue.
+    Join,
+    /// Leave the queue; a lock that was handed over meanwhile is taken.
+    Leave,
+}
+
+/// Takes the lock, or a place in the queue.
+///
+/// ARGV: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave.
+/// Answers {1, record} with the lock, {2, place, poll, ms} when it has to wait (`poll` 1: nobody will wake it; `ms`
+/// until the lock or the gap ends), {3, waiters} when too many wait, {0} after leaving. A 1 at the end of the
+/// first two says that native handlers use this session too.
+pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local session, me = KEYS[1], ARGV[1]
+local lock = session .. '_LOCK'
+local queue = lock .. '_QUEUE'
+local function mark(waiter) return lock .. '_WAIT_' .. string.sub(waiter, 11, 42) end
+local function grant(waiter) return lock .. '_GRANT_' .. string.sub(waiter, 11, 42) end
+local function nudge(waiter)
+  if redis.call('exists', grant(waiter)) == 0 then
+    redis.call('rpush', grant(waiter), 'P')
+    redis.call('pexpire', grant(waiter), 3000)
+  end
+end
+local function mine(foreign)
+  redis.call('del', mark(me), grant(me))
+  return {1, redis.call('get', session), foreign}
+end
+
+local holder = redis.call('get', lock)
+if holder == me then
+  redis.call('pexpire', lock, ARGV[2])
+  return mine(0)
+end
+local head = redis.call('lindex', queue, 0)
+while head and head ~= me and redis.call('exists', mark(head)) == 0 do
+  redis.call('lpop', queue)
+  head = redis.call('lindex', queue, 0)
+end
+local foreign = holder and string.sub(holder, 1, 10) ~= 'cloakroom:'
+
+if ARGV[5] == 'leave' then
+  redis.call('lrem', queue, 0, me)
+  redis.call('del', mark(me), grant(me))
+  if head == me and (foreign or not holder) then
+    head = redis.call('lindex', queue, 0)
+    if head then nudge(head) end
+  end
+  return {0}
+end
+
+local marked = redis.call('exists', lock .. '_FOREIGN')
+local ends
+if holder then
+  if foreign then
+    marked = 1
+    redis.call('set', lock .. '_FOREIGN', 5, 'PX', 60000)
+    redis.call('del', lock .. '_GAP')
+  end
+  ends = redis.call('pttl', lock)
+else
+  ends = redis.call('pttl', lock .. '_GAP')
+  if ends < 0 then
+    if not head or head == me then
+      if head then redis.call('lpop', queue) end
+      redis.call('set', lock, me, 'PX', ARGV[2])
+      return mine(marked)
+    end
+    nudge(head)
+  end
+end
+
+local place = redis.call('lpos', queue, me)
+if not place then
+  local most = tonumber(ARGV[4])
+  if most > 0 and redis.call('llen', queue) >= most then
+    for _, waiter in ipairs(redis.call('lrange', queue, 0, -1)) do
+      if redis.call('exists', mark(waiter)) == 0 then redis.call('lrem', queue, 0, waiter) end
+    end
+    if redis.call('llen', queue) >= most then return {3, redis.call('llen', queue)} end
+  end
+  place = redis.call('rpush', queue, me) - 1
+end
+redis.call('pexpire', queue, 60000)
+redis.call('set', mark(me), 1, 'PX', ARGV[3])
+local poll = 0
+if place == 0 and (foreign or not holder) then poll = 1 end
+return {2, place, poll, ends, marked}
+",
+    )
+});
+
+/// Applies a change if the lock is still ours, and passes the lock on.
+///
+/// ARGV: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
+/// (ms; 0 = there is no queue), gap (ms), hand-overs between gaps. Answers 1 done, 2 written again by a touch,
+/// 0 lock lost, -1 lock lost and yet the record is as asked; 10 more when a waiter got the lock, or a gap was left.
+///
+/// The first reads come before the first write: a user without the right to the queue is refused before anything
+/// is done, and a write that finds the memory full is the first write, so that it changes nothing.
+pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local session, me, change = KEYS[1], ARGV[1], ARGV[2]
+local lock = session .. '_LOCK'
+local queue = lock .. '_QUEUE'
+if redis.call('get', lock) ~= me then
+  local stored = redis.call('get', session)
+  if change == 'K' or (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[4]) then return -1 end
+  return 0
+end
+local waiter = ARGV[5] ~= '0' and redis.call('lindex', queue, 0)
+local done = 1
+if change == 'W' then
+  redis.call('set', session, ARGV[4], 'EX', ARGV[3])
+elseif change == 'T' then
+  if redis.call('expire', session, ARGV[3]) == 0 then
+    redis.call('set', session, ARGV[4], 'EX', ARGV[3])
+    done = 2
+  end
+elseif change == 'D' then
+  redis.call('del', session)
+end
+local fair = lock .. '_FAIR'
+local function mark(name) return lock .. '_WAIT_' .. string.sub(name, 11, 42) end
+local function grant(name) return lock .. '_GRANT_' .. string.sub(name, 11, 42) end
+while waiter and redis.call('exists', mark(waiter)) == 0 do
+  redis.call('lpop', queue)
+  waiter = redis.call('lindex', queue, 0)
+end
+if not waiter then
+  if ARGV[5] == '0' then redis.call('del', lock) else redis.call('del', lock, fair) end
+  return done
+end
+
+local time = redis.call('time')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local state = redis.call('hmget', fair, 'passed', 'due', 'step')
+local passed, due, step = tonumber(state[1]) or 0, tonumber(state[2]) or now + 1000, tonumber(state[3]) or 4000
+local foreign = lock .. '_FOREIGN'
+local marked = redis.call('exists', foreign) == 1
+local gap
+if marked then gap = passed >= tonumber(ARGV[7]) else gap = now >= due end
+if gap then
+  redis.call('del', lock)
+  redis.call('set', lock .. '_GAP', 1, 'PX', ARGV[6])
+  passed = 0
+  if marked then
+    if redis.call('decr', foreign) <= 0 then redis.call('del', foreign) end
+  else
+    due = now + step
+    step = math.min(step * 4, 30000)
+  end
+  if redis.call('exists', grant(waiter)) == 0 then redis.call('rpush', grant(waiter), 'P') end
+  redis.call('pexpire', grant(waiter), 3000)
+else
+  passed = passed + 1
+  redis.call('lpop', queue)
+  redis.call('set', lock, waiter, 'PX', ARGV[5])
+  redis.call('del', mark(waiter))
+  local record = redis.call('get', session)
+  redis.call('rpush', grant(waiter), record and 'L' .. record or 'N')
+  redis.call('pexpire', grant(waiter), ARGV[5])
+end
+redis.call('hset', fair, 'passed', passed, 'due', string.format('%.0f', due), 'step', step)
+redis.call('pexpire', fair, 60000)
+return done + 10
+",
+    )
+});
+
+/// Prolongs the lock if it is still ours. ARGV: lock value, lease (ms). Answers 1 or 0.
+pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if redis.call('get', KEYS[1] .. '_LOCK') ~= ARGV[1] then return 0 end
+redis.call('pexpire', KEYS[1] .. '_LOCK', ARGV[2])
+return 1
+",
+    )
+});
