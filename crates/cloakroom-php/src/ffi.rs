@@ -15,11 +15,12 @@ use std::ffi::{CStr, c_char, c_double, c_int, c_uchar, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cloakroom::{Environment, Error, ErrorKind, Result};
 
 use crate::handler::{Caller, From, Handler, SavePathSetting};
-use crate::ini::{Config, OnWriteFailure, SETTINGS};
+use crate::ini::{Config, OnLockTimeout, OnWriteFailure, SETTINGS, time_to_live};
 use crate::report::{StatusArray, Text, message, rows};
 
 const SUCCESS: c_int = 0;
@@ -27,8 +28,18 @@ const FAILURE: c_int = -1;
 
 thread_local! {
     static HANDLER: RefCell<Option<Handler>> = const { RefCell::new(None) };
+    /// The settings as they were last read; forgotten when one of them changes.
+    static CONFIG: RefCell<Option<Config>> = const { RefCell::new(None) };
     /// What `read` returns, out of the way of a `longjmp`.
     static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many forks lie between this process and the one that loaded the module. Asking the kernel for the process's
+/// number instead would be a system call in every callback.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The environment at MINIT: PHP-FPM clears it in its workers.
@@ -38,8 +49,8 @@ fn with_handler<T>(run: impl FnOnce(&mut Handler) -> Result<T>) -> Result<T> {
     let bug = || Error::new(ErrorKind::Bug, "the session handler is not available here");
     let caught = HANDLER.try_with(|handler| {
         let mut handler = handler.try_borrow_mut().map_err(|_| bug())?;
-        let handler =
-            handler.get_or_insert_with(|| Handler::new(ENVIRONMENT.get_or_init(Environment::of_process)));
+        let environment = || ENVIRONMENT.get_or_init(Environment::of_process);
+        let handler = handler.get_or_insert_with(|| Handler::new(environment(), &FORKS));
         catch_unwind(AssertUnwindSafe(|| run(&mut *handler))).unwrap_or_else(|_| {
             handler.distrust();
             Err(Error::new(
@@ -75,7 +86,7 @@ fn finish_change(done: Result<()>) -> c_int {
             warn(text);
             // Without a function there is no frame to throw into: the request has ended.
             if active_function().is_some()
-                && setting_is("cloakroom.on_write_failure", OnWriteFailure::Exception)
+                && configured(|config| config.on_write_failure == OnWriteFailure::Exception)
             {
                 // SAFETY: the class entry is PHP's own and the text is NUL-terminated; PHP copies it.
                 unsafe { zend_throw_exception(spl_ce_RuntimeException, text.as_ptr(), 0) };
@@ -104,8 +115,25 @@ fn ini(name: &str) -> String {
     }
 }
 
-fn setting_is<T: std::str::FromStr + PartialEq>(name: &str, value: T) -> bool {
-    ini(name).parse::<T>().is_ok_and(|set| set == value)
+/// The settings, read again only after one of them has changed: reading all of them costs as much as a session in a
+/// file.
+fn config() -> Result<Config> {
+    // SAFETY: the name and its length belong together.
+    let lifetime = unsafe { zend_ini_long(c"session.gc_maxlifetime".as_ptr(), 22, 0) };
+    CONFIG.with(|cached| {
+        let mut cached = cached.borrow_mut();
+        let mut config = match cached.take() {
+            Some(config) => config,
+            None => Config::read(ini)?,
+        };
+        config.store.lifetime = time_to_live(lifetime);
+        Ok(cached.insert(config).clone())
+    })
+}
+
+/// Whether the settings that were last read say so.
+fn configured(says: impl FnOnce(&Config) -> bool) -> bool {
+    CONFIG.with(|cached| cached.borrow().as_ref().is_some_and(says))
 }
 
 fn active_function() -> Option<&'static [u8]> {
@@ -134,7 +162,7 @@ fn caller() -> Caller {
     Caller {
         from: if from == Frame::Script { From::Script } else { From::StartOrPhp },
         read_and_close: from == Frame::Start { read_and_close: true },
-        safe_method: ini("cloakroom.on_lock_timeout") == "auto" && is_safe_method(),
+        safe_method: configured(|config| config.on_lock_timeout == OnLockTimeout::Auto) && is_safe_method(),
     }
 }
 
@@ -229,17 +257,19 @@ unsafe fn free_of_request(pointer: *mut c_void) {
 
 /// Opens the handler on the settings as they are.
 fn open_handler(save_path: &str) -> Result<()> {
-    // SAFETY: PHP returns a NUL-terminated string of its own, kept until the process ends.
-    let temporary_directory = unsafe { CStr::from_ptr(php_get_temporary_directory()) }.to_string_lossy();
-    // SAFETY: the name and its length belong together; only whether it is null matters.
-    let configured = unsafe { !cfg_get_entry(c"session.save_path".as_ptr(), 17).is_null() };
-    let config = Config::read(ini)?;
-    let setting = SavePathSetting {
-        text: save_path.trim(),
-        compiled_in: !configured,
-        temporary_directory: &temporary_directory,
-    };
+    let setting = SavePathSetting { text: save_path.trim(), is_configured, temporary_directory };
+    let config = config()?;
     with_handler(|handler| handler.open(&setting, config))
+}
+
+fn is_configured() -> bool {
+    // SAFETY: the name and its length belong together; only whether the result is null matters.
+    unsafe { !cfg_get_entry(c"session.save_path".as_ptr(), 17).is_null() }
+}
+
+fn temporary_directory() -> String {
+    // SAFETY: PHP returns a NUL-terminated string of its own, kept until the process ends.
+    unsafe { CStr::from_ptr(php_get_temporary_directory()) }.to_string_lossy().into_owned()
 }
 
 // --- the save handler --------------------------------------------------------------------------------------------
@@ -382,7 +412,10 @@ extern "C" fn get_module() -> *mut ModuleEntry {
 }
 
 extern "C" fn module_startup(_kind: c_int, module_number: c_int) -> c_int {
-    ENVIRONMENT.get_or_init(Environment::of_process);
+    if ENVIRONMENT.set(Environment::of_process()).is_ok() {
+        // SAFETY: the callback only counts, and the module stays loaded until the process ends.
+        unsafe { pthread_atfork(None, None, Some(count_fork)) };
+    }
     let Some(functions) = session_functions() else {
         return finish(Err(Error::new(ErrorKind::Config, "PHP's session extension is not loaded")
             .hint("load it before cloakroom: extension=session")));
@@ -481,7 +514,7 @@ extern "C" fn cloakroom_status(_call: *mut c_void, result: *mut Zval) {
     }
 }
 
-/// Refuses a bad value in `ini_set()`. One in a file stays, so that `session_start()` fails and names it.
+/// A setting changes. Refuses a bad value in `ini_set()`. One in a file stays, so that `session_start()` fails and names it.
 extern "C" fn on_modify(
     entry: *mut IniEntry,
     value: *mut ZendString,
@@ -491,6 +524,7 @@ extern "C" fn on_modify(
     stage: c_int,
 ) -> c_int {
     const RUNTIME: c_int = 1 << 4;
+    CONFIG.with(|cached| cached.borrow_mut().take());
     if stage != RUNTIME || value.is_null() {
         return SUCCESS;
     }
@@ -851,11 +885,17 @@ struct SaveHandler {
 unsafe impl Sync for SaveHandler {}
 
 unsafe extern "C" {
+    fn pthread_atfork(
+        before: Option<extern "C" fn()>,
+        in_parent: Option<extern "C" fn()>,
+        in_child: Option<extern "C" fn()>,
+    ) -> c_int;
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
 
     fn zend_register_ini_entries(entries: *const IniDefinition, module_number: c_int) -> c_int;
     fn zend_unregister_ini_entries(module_number: c_int);
     fn display_ini_entries(module: *mut ModuleEntry);
+    fn zend_ini_long(name: *const c_char, length: usize, original: c_int) -> i64;
     fn zend_ini_string_ex(
         name: *const c_char,
         length: usize,

@@ -10,6 +10,7 @@
 //! - PHP opens sessions before our request start and writes them after our request end, so that neither is used.
 
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cloakroom::{
@@ -42,9 +43,9 @@ pub(crate) enum From {
 /// `session.save_path` as PHP gives it to `open`, and what it would mean if it were empty.
 pub(crate) struct SavePathSetting<'a> {
     pub(crate) text: &'a str,
-    /// Whether no configuration file sets it, so that it is what PHP was compiled with.
-    pub(crate) compiled_in: bool,
-    pub(crate) temporary_directory: &'a str,
+    /// Whether a configuration file sets it; otherwise it may be what PHP was compiled with.
+    pub(crate) is_configured: fn() -> bool,
+    pub(crate) temporary_directory: fn() -> String,
 }
 
 /// How the last change of this request ended.
@@ -67,7 +68,9 @@ pub(crate) struct Status {
 
 /// The sessions of one worker: of a process, or of a thread under ZTS.
 pub(crate) struct Handler {
-    process: u32,
+    /// Counts the forks since the module was loaded, and how many there were when this was made.
+    forks: &'static AtomicU32,
+    made_after: u32,
     environment: &'static Environment,
     config: Option<Config>,
     /// The stores used so far, the current one last; each keeps its connection.
@@ -111,9 +114,10 @@ struct Held {
 const STORES_KEPT: usize = 4;
 
 impl Handler {
-    pub(crate) fn new(environment: &'static Environment) -> Self {
+    pub(crate) fn new(environment: &'static Environment, forks: &'static AtomicU32) -> Self {
         Handler {
-            process: std::process::id(),
+            forks,
+            made_after: forks.load(Ordering::Relaxed),
             environment,
             config: None,
             stores: Vec::new(),
@@ -327,16 +331,16 @@ impl Handler {
 
     fn locate(&self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<(StoreUrl, Option<String>)> {
         let text = save_path.text;
-        let inherited = save_path.compiled_in && detect::DISTRIBUTION_DIRECTORIES.contains(&text);
-        let directory = if inherited { text } else { save_path.temporary_directory };
+        let inherited = detect::DISTRIBUTION_DIRECTORIES.contains(&text) && !(save_path.is_configured)();
+        let directory = if inherited { text.to_owned() } else { (save_path.temporary_directory)() };
         let parsed = if inherited { SavePath::Detect } else { SavePath::parse(text, self.environment)? };
         match parsed {
             SavePath::Store(url) => Ok((url, None)),
             SavePath::Detect if config.detect => {
-                let detected = detect::detect(self.environment, directory)?;
+                let detected = detect::detect(self.environment, &directory)?;
                 Ok((detected.url, Some(detected.because)))
             }
-            SavePath::Detect => Ok((StoreUrl::directory(directory), None)),
+            SavePath::Detect => Ok((StoreUrl::directory(&directory), None)),
         }
     }
 
@@ -519,12 +523,12 @@ impl Handler {
     }
 
     fn is_forked(&self) -> bool {
-        self.process != std::process::id()
+        self.made_after != self.forks.load(Ordering::Relaxed)
     }
 
     /// In a forked child: lets go of what is the parent's, without a word on its connections and locks.
     fn abandon(&mut self) {
-        self.process = std::process::id();
+        self.made_after = self.forks.load(Ordering::Relaxed);
         self.renewer.abandon_after_fork();
         self.held = None;
         self.stores.clear();

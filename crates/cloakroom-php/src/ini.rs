@@ -113,7 +113,6 @@ impl Config {
             return Err(Error::new(ErrorKind::Config, "cloakroom.lease_max is shorter than cloakroom.lease")
                 .hint("a lock is renewed up to cloakroom.lease_max: set it to the longest request"));
         }
-        let lifetime = value("session.gc_maxlifetime").trim().parse::<i64>().unwrap_or(0);
         Ok(Config {
             lock: switch("cloakroom.lock", &value("cloakroom.lock"))?,
             lock_wait: seconds("cloakroom.lock_wait", &value("cloakroom.lock_wait"))?,
@@ -121,12 +120,13 @@ impl Config {
             on_write_failure: word("cloakroom.on_write_failure", &value("cloakroom.on_write_failure"))?,
             detect: switch("cloakroom.detect", &value("cloakroom.detect"))?,
             store: Settings {
-                lifetime: time_to_live(lifetime),
                 lease,
                 lease_max,
                 connect_timeout: positive("cloakroom.connect_timeout", &value("cloakroom.connect_timeout"))?,
                 timeout: positive("cloakroom.timeout", &value("cloakroom.timeout"))?,
                 max_waiters: count("cloakroom.max_waiters", &value("cloakroom.max_waiters"))?,
+                // PHP's own setting, which whoever reads these adds.
+                ..Settings::default()
             },
         })
     }
@@ -187,7 +187,7 @@ mod tests {
         Config::read(|asked| match SETTINGS.iter().find(|setting| setting.name == asked) {
             _ if asked == name => value.to_owned(),
             Some(setting) => setting.default.to_owned(),
-            None => "1440".to_owned(),
+            None => panic!("{asked} is not one of ours"),
         })
     }
 
