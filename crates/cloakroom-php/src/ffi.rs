@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cloakroom::{Environment, Error, ErrorKind, Result};
 
-use crate::handler::{Caller, From, Handler, SavePathSetting};
+use crate::handler::{Caller, From, Handler, SavePathSetting, Writer};
 use crate::ini::{Config, OnLockTimeout, OnWriteFailure, SETTINGS, time_to_live};
 use crate::report::{StatusArray, Text, message, rows};
 
@@ -339,7 +339,9 @@ extern "C" fn s_write(
 ) -> c_int {
     // SAFETY: PHP keeps both strings alive for the call.
     let (id, value) = unsafe { (bytes(id), bytes(value)) };
-    finish_change(with_handler(|handler| handler.write(id, value, lifetime)))
+    // SessionHandler::write(), which a class of the script calls.
+    let writer = if active_function() == Some(b"write") { Writer::Script } else { Writer::Php };
+    finish_change(with_handler(|handler| handler.write(id, value, lifetime, writer)))
 }
 
 extern "C" fn s_update_timestamp(

@@ -40,6 +40,15 @@ pub(crate) enum From {
     Script,
 }
 
+/// Who writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// PHP, once per session.
+    Php,
+    /// A handler of the script's own, which may write again.
+    Script,
+}
+
 /// `session.save_path` as PHP gives it to `open`, and what it would mean if it were empty.
 pub(crate) struct SavePathSetting<'a> {
     pub(crate) text: &'a str,
@@ -106,7 +115,7 @@ struct Held {
     renewing: Option<Renewing>,
     /// Why the session is open without its lock; a write is refused with it.
     without_lock: Option<Error>,
-    /// Of the bytes that were written last, for a handler of the script's own that writes twice.
+    /// The hash of what a handler of the script's own wrote last: it may write again.
     written: Option<u64>,
 }
 
@@ -207,13 +216,13 @@ impl Handler {
     }
 
     /// Stores the session and releases its lock.
-    pub(crate) fn write(&mut self, id: &[u8], data: &[u8], lifetime: i64) -> Result<()> {
-        self.change(id, Change::Write(data, time_to_live(lifetime)))
+    pub(crate) fn write(&mut self, id: &[u8], data: &[u8], lifetime: i64, writer: Writer) -> Result<()> {
+        self.change(id, Change::Write(data, time_to_live(lifetime)), writer)
     }
 
     /// Prolongs an unchanged session and releases its lock.
     pub(crate) fn touch(&mut self, id: &[u8], data: &[u8], lifetime: i64) -> Result<()> {
-        self.change(id, Change::Touch(data, time_to_live(lifetime)))
+        self.change(id, Change::Touch(data, time_to_live(lifetime)), Writer::Php)
     }
 
     /// Removes the session. PHP also calls this for a session that it could not decode (another serializer, a torn
@@ -226,7 +235,7 @@ impl Handler {
                 .on(self.store_name())
                 .hint("look for another session.serialize_handler or compression on one of the servers"));
         }
-        self.change(id, Change::Delete)
+        self.change(id, Change::Delete, Writer::Php)
     }
 
     /// Removes expired sessions where the store does not do so itself, and says how many.
@@ -387,13 +396,19 @@ impl Handler {
         self.store()?.exists(id, by)
     }
 
-    fn change(&mut self, id: &[u8], change: Change<'_>) -> Result<()> {
-        let id = SessionId::parse(id)?;
+    fn change(&mut self, id: &[u8], change: Change<'_>, writer: Writer) -> Result<()> {
         // The session belongs to the parent, which goes on with it.
         if self.is_forked() {
             return Ok(());
         }
-        let done = self.commit_change(&id, change);
+        let done = match self.held.take_if(|held| held.id.as_str().as_bytes() == id) {
+            Some(mut held) => {
+                let done = self.change_held(&mut held, change, writer);
+                self.held = Some(held);
+                done
+            }
+            None => SessionId::parse(id).and_then(|id| self.change_unopened(&id, change, None)),
+        };
         self.last_commit = match &done {
             Ok(()) => LastCommit::Written,
             Err(error) => match error.outcome() {
@@ -404,33 +419,27 @@ impl Handler {
         done
     }
 
-    fn commit_change(&mut self, id: &SessionId, change: Change<'_>) -> Result<()> {
-        let Some(held) = self.held.as_mut().filter(|held| held.id == *id) else {
-            return self.change_unopened(id, change, None);
-        };
+    fn change_held(&mut self, held: &mut Held, change: Change<'_>, writer: Writer) -> Result<()> {
         if let Some(busy) = held.without_lock.take() {
             let what = "the session was opened read-only because its lock was busy, and is not written";
             return Err(Error::new(ErrorKind::LockBusy, what).source(busy));
         }
-        let renewing = held.renewing.take();
-        match held.hold.take() {
+        let done = match held.hold.take() {
             // A second write of the same session, after the first one released the lock.
-            None => {
-                let written = held.written;
-                self.change_unopened(id, change, written)
-            }
+            None => self.change_unopened(&held.id, change, held.written),
             // PHP itself never writes after read_and_close; a handler of the script's own might.
-            Some(Hold::ReadOnly) => self.change_unopened(id, change, None),
-            Some(hold) => {
-                let unlocked = matches!(hold, Hold::Unlocked);
-                let done = self.commit(id, hold, change, renewing);
-                if let Some(held) = self.held.as_mut() {
-                    held.hold = unlocked.then_some(Hold::Unlocked);
-                    held.written = fingerprint(change);
-                }
-                done
+            Some(Hold::ReadOnly) => self.change_unopened(&held.id, change, None),
+            Some(Hold::Unlocked) => {
+                held.hold = Some(Hold::Unlocked);
+                self.commit(&held.id, Hold::Unlocked, change, None)
             }
-        }
+            Some(hold) => self.commit(&held.id, hold, change, held.renewing.take()),
+        };
+        held.written = match change {
+            Change::Write(data, _) | Change::Touch(data, _) if writer == Writer::Script => Some(hash(data)),
+            _ => None,
+        };
+        done
     }
 
     /// Changes a session that is not open: locks it for the change alone. `expected` is what it must still hold.
@@ -450,11 +459,7 @@ impl Handler {
                 .on(self.store_name())
                 .hint("write the session once; the first write has released its lock"));
         }
-        let done = self.commit(id, opened.hold, change, None);
-        if let Some(held) = self.held.as_mut().filter(|held| held.id == *id) {
-            held.written = fingerprint(change);
-        }
-        done
+        self.commit(id, opened.hold, change, None)
     }
 
     fn commit(
@@ -546,13 +551,6 @@ fn reads_on(on_lock_timeout: OnLockTimeout, caller: Caller) -> bool {
 
 fn bytes(record: Option<Record>) -> Vec<u8> {
     record.map(|record| record.0).unwrap_or_default()
-}
-
-fn fingerprint(change: Change<'_>) -> Option<u64> {
-    match change {
-        Change::Write(data, _) | Change::Touch(data, _) => Some(hash(data)),
-        Change::Delete | Change::Keep => None,
-    }
 }
 
 fn hash(data: &[u8]) -> u64 {

@@ -3,9 +3,9 @@
 //!
 //! | call | what the file system sees |
 //! |---|---|
-//! | `open`, exclusive | `open` of `sess_<id>`, `flock(LOCK_EX)`, `fstat`, `lstat` of the name, `pread` |
+//! | `open`, exclusive | `open` of `sess_<id>`, `flock(LOCK_EX)`, `fstat`, `pread`; on NFS `lstat` of the name |
 //! | `open`, read-only or unlocked | `open`, `fstat`, `pread`, `fstat`; no lock unless the file was written just now |
-//! | `commit`, write | `fallocate` where the file must grow, one `pwrite`, `ftruncate` where it shrinks, `lstat`, unlock |
+//! | `commit`, write | `fallocate` where the file must grow, one `pwrite`, `ftruncate` where it shrinks, `fstat`, unlock |
 //! | `commit`, touch / delete | `futimens` / `unlink`, unlock |
 //!
 //! A file keeps its inode for life: a waiter of PHP's own handler has opened it already and would go on with a file
@@ -50,6 +50,8 @@ pub struct Files {
     sweep: Option<Walk>,
     /// What the directory is on; looked up when it is first needed.
     disk: Option<Disk>,
+    /// Whose files were found to be ours: asking the kernel who we are costs two system calls.
+    accepted_owner: Option<u32>,
 }
 
 /// What a [`Lease`] of this store holds. Dropping it closes the file and no more: the lock belongs to every copy of
@@ -80,6 +82,7 @@ impl Files {
             queue: Queue::default(),
             sweep: None,
             disk: None,
+            accepted_owner: None,
         }
     }
 }
@@ -128,7 +131,7 @@ impl Store for Files {
                     Unknown::Refuse => Missing::Leave,
                 };
                 let nothing = Opened { record: None, hold: Hold::ReadOnly, renewal: None };
-                let Some(held) = self.lock(id, missing, by.within(wait))? else {
+                let Some(held) = self.lock(id, missing, wait, by)? else {
                     return Ok(nothing);
                 };
                 if !held.known {
@@ -206,6 +209,7 @@ impl Files {
         let Some(file) = self.open_existing(&path, OpenOptions::new().read(true))? else {
             return Ok(opened);
         };
+        self.trusted(&file)?;
         if let Some((bytes, stat)) = record::read_without_lock(file, self.disk(), by)
             .map_err(|error| self.failed("cannot read the session file", error))?
             && alive(&stat, self.settings.lifetime)
@@ -227,7 +231,7 @@ impl Files {
             Change::Write(..) | Change::Touch(..) => Missing::Create,
         };
         // The lock is taken all the same: without it, two writers would mix their bytes.
-        match self.lock(id, missing, by)? {
+        match self.lock(id, missing, Duration::MAX, by)? {
             Some(held) => {
                 let done = self.apply(&held, change);
                 let released = self.unlock(&held.file);
@@ -240,7 +244,13 @@ impl Files {
     }
 
     /// Opens the file and wins its lock; `None` when there is none and none was to be made.
-    fn lock(&mut self, id: &SessionId, missing: Missing, by: Deadline) -> Result<Option<Held>> {
+    fn lock(
+        &mut self,
+        id: &SessionId,
+        missing: Missing,
+        wait: Duration,
+        by: Deadline,
+    ) -> Result<Option<Held>> {
         let Some(path) = self.options.file(id) else {
             return match missing {
                 Missing::Leave => Ok(None),
@@ -249,6 +259,7 @@ impl Files {
                     .hint("raise session.sid_length, or lower N in session.save_path = N;/path")),
             };
         };
+        let mut wait_until = None;
         loop {
             let (file, created) =
                 match self.open_existing(&path, OpenOptions::new().read(true).write(true))? {
@@ -259,11 +270,11 @@ impl Files {
                         None => continue,
                     },
                 };
-            let file = self.win(file, by)?;
-            let stat = file.metadata().map_err(|error| self.failed("cannot read the session file", error))?;
+            let file = self.win(file, || *wait_until.get_or_insert_with(|| by.within(wait)))?;
+            let stat = self.trusted(&file)?;
             // Deleted while we waited: the lock that was won is nobody's.
-            if !names(&path, &stat) {
-                if by.passed() {
+            if !self.is_named(&path, &stat) {
+                if wait_until.unwrap_or(by).passed() {
                     return Err(self.busy());
                 }
                 continue;
@@ -273,15 +284,18 @@ impl Files {
         }
     }
 
-    fn win(&mut self, file: File, by: Deadline) -> Result<File> {
+    /// Wins the lock; `until` is asked for only where it is taken.
+    fn win(&mut self, file: File, until: impl FnOnce() -> Deadline) -> Result<File> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(fs::TryLockError::WouldBlock) => {}
             Err(fs::TryLockError::Error(error)) => return Err(self.cannot_lock(error)),
         }
+        // Nobody is made to wait for a trap.
+        self.trusted(&file)?;
         let start = std::time::Instant::now();
         self.counters.waits += 1;
-        let won = self.queue.wait(file, self.settings.max_waiters, by);
+        let won = self.queue.wait(file, self.settings.max_waiters, until());
         self.counters.waited += start.elapsed();
         match won {
             Ok(file) => Ok(file),
@@ -299,7 +313,7 @@ impl Files {
             Change::Keep => Ok(Committed::Done),
             Change::Write(bytes, _) => {
                 self.write(held, bytes)?;
-                if !names(&held.path, &held.stat) {
+                if !self.is_still_named(held) {
                     self.write_anew(held, bytes)?;
                 }
                 Ok(Committed::Done)
@@ -314,7 +328,7 @@ impl Files {
                     Err(error) if vanished(&error) => {}
                     Err(error) => return Err(self.failed("cannot touch the session file", error)),
                 }
-                if names(&held.path, &held.stat) {
+                if self.is_still_named(held) {
                     return Ok(Committed::Done);
                 }
                 self.write_anew(held, bytes)?;
@@ -375,7 +389,7 @@ impl Files {
         // No symbolic link of a neighbour is followed, and a FIFO does not block.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
         match retried(|| how.custom_flags(flags).open(path)) {
-            Ok(file) => self.trusted(file).map(Some),
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.directory_is_there()?;
                 Ok(None)
@@ -396,16 +410,21 @@ impl Files {
         }
     }
 
-    /// As PHP's own handler: a file of another user may be a trap, unless root asks.
-    fn trusted(&self, file: File) -> Result<File> {
+    /// What the file is; as with PHP's own handler, one of another user may be a trap, unless root asks.
+    fn trusted(&mut self, file: &File) -> Result<Metadata> {
         let stat = file.metadata().map_err(|error| self.failed("cannot read the session file", error))?;
         if !stat.is_file() {
             return Err(self
                 .error(ErrorKind::Auth, "the session file is not a regular file")
                 .hint("remove it, and look for who made it"));
         }
+        if self.accepted_owner == Some(stat.uid()) {
+            return Ok(stat);
+        }
         let (real, effective) = (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw());
-        if real != 0 && ![0, real, effective].contains(&stat.uid()) {
+        if [0, real, effective].contains(&stat.uid()) {
+            self.accepted_owner = Some(stat.uid());
+        } else if real != 0 {
             return Err(self
                 .error(
                     ErrorKind::Auth,
@@ -413,7 +432,17 @@ impl Files {
                 )
                 .hint("give each application a directory of its own, or chown the files"));
         }
-        Ok(file)
+        Ok(stat)
+    }
+
+    /// Whether the path names the file that this is said of just now. On a disk of this host the count of its names
+    /// tells; another host's deletion shows only in the directory.
+    fn is_named(&mut self, path: &Path, now: &Metadata) -> bool {
+        now.nlink() > 0 && (self.disk() != Disk::Remote || names(path, now))
+    }
+
+    fn is_still_named(&mut self, held: &Held) -> bool {
+        held.file.metadata().is_ok_and(|now| self.is_named(&held.path, &now))
     }
 
     fn unlock(&mut self, file: &File) -> Result<()> {
