@@ -48,8 +48,13 @@ impl Plan {
     }
 
     /// Loads a module.
-    pub fn module(mut self, name: &str) -> Plan {
-        self.master.extend(["-d".to_owned(), ini_line("extension", name)]);
+    pub fn module(self, name: &str) -> Plan {
+        self.master_ini("extension", name)
+    }
+
+    /// Sets a php.ini directive on the command line of all servers: where a pool's configuration comes too late.
+    pub fn master_ini(mut self, name: &str, value: impl ToString) -> Plan {
+        self.master.extend(["-d".to_owned(), ini_line(name, &value.to_string())]);
         self
     }
 

@@ -27,6 +27,8 @@ pub enum Need {
     Twemproxy,
     /// nginx.
     Nginx,
+    /// wrk, which sends many requests.
+    Wrk,
     /// Chromium and its WebDriver server.
     Chromium,
     /// User-mode Linux with the NFS tools.
@@ -57,6 +59,7 @@ impl Need {
             Need::Memcached => program(&["memcached"]),
             Need::Twemproxy => program(&["nutcracker"]),
             Need::Nginx => program(&["nginx"]),
+            Need::Wrk => program(&["wrk"]),
             Need::Chromium => program(&["chromium", "chromedriver"]),
             Need::UserModeLinux => program(&["linux.uml", "rpc.nfsd", "rpcbind", "modprobe"]),
             Need::MountNamespaces => {

@@ -78,6 +78,16 @@ impl Script {
     /// Starts the script; [`Process::say`] writes to its `STDIN`.
     #[track_caller]
     pub fn spawn(self) -> Running {
+        let limit = self.limit;
+        let (mut command, directory) = self.command();
+        let process = Process::start(&mut command, directory.path(), "php");
+        Running { process, limit, _directory: directory }
+    }
+
+    /// The command that runs the script, and the directory that the script is in for as long as it is kept: for
+    /// callers who talk to it over pipes of their own.
+    #[track_caller]
+    pub fn command(self) -> (Command, TempDir) {
         let directory = TempDir::new();
         let file = directory.write("script.php", &self.code);
         let program = crate::need::find("php").expect("php is installed");
@@ -90,8 +100,7 @@ impl Script {
             }
         };
         command.arg("-n").args(&self.arguments).arg(file).envs(self.env);
-        let process = Process::start(&mut command, directory.path(), "php");
-        Running { process, limit: self.limit, _directory: directory }
+        (command, directory)
     }
 }
 
