@@ -13,6 +13,7 @@ pub mod redis;
 #[cfg(feature = "suite")]
 pub mod suite;
 pub mod twemproxy;
+pub mod uml;
 
 use std::time::{Duration, Instant};
 

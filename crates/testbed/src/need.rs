@@ -61,7 +61,9 @@ impl Need {
             Need::Nginx => program(&["nginx"]),
             Need::Wrk => program(&["wrk"]),
             Need::Chromium => program(&["chromium", "chromedriver"]),
-            Need::UserModeLinux => program(&["linux.uml", "rpc.nfsd", "rpcbind", "modprobe"]),
+            Need::UserModeLinux => {
+                program(&["linux.uml", "rpc.nfsd", "mount.nfs4", "rpcbind", "modprobe", "ip", "mkfs.ext4"])
+            }
             Need::MountNamespaces => {
                 let allowed = std::process::Command::new("unshare").args(["-m", "true"]).output();
                 (!allowed.is_ok_and(|output| output.status.success()))

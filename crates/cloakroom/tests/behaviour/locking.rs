@@ -18,6 +18,7 @@ behaviours![
     the_next_is_refused_when_as_many_wait_as_may,
     racing_workers_lose_no_update,
     racing_workers_without_the_lock_lose_updates,
+    workers_racing_for_new_sessions_lose_no_update,
     locks_of_different_sessions_do_not_meet,
     several_sessions_can_be_held_at_once,
 ];
@@ -182,6 +183,30 @@ fn racing_workers_without_the_lock_lose_updates(subject: &dyn Subject) {
     wait_until("an update is lost", Duration::from_secs(60), || {
         race(subject, Access::Unlocked) < WORKERS * TIMES
     });
+}
+
+/// Between the moment that a session begins and its first lock.
+fn workers_racing_for_new_sessions_lose_no_update(subject: &dyn Subject) {
+    let (workers, sessions) = (4, 300);
+    let start = std::sync::Barrier::new(workers);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let mut store = subject.worker();
+            let start = &start;
+            scope.spawn(move || {
+                for session in 0..sessions {
+                    start.wait();
+                    increment(store.as_mut(), &id(&format!("ab{session}")), EXCLUSIVE).unwrap();
+                }
+            });
+        }
+    });
+    let mut store = subject.worker();
+    for session in 0..sessions {
+        let session = format!("ab{session}");
+        let count = counted(&read(store.as_mut(), &id(&session)).unwrap());
+        assert_eq!(count, workers as u64, "{session}");
+    }
 }
 
 fn locks_of_different_sessions_do_not_meet(subject: &dyn Subject) {

@@ -18,6 +18,10 @@ pub(crate) fn become_worker() {
     match arguments[..] {
         ["--worker", "hold", save_path, id, lease] => hold(save_path, id, lease.parse().unwrap()),
         ["--worker", "hammer", save_path, id, times] => hammer(save_path, id, times.parse().unwrap()),
+        ["--worker", "read", save_path, id] => {
+            println!("{} bytes", read(store(save_path).as_mut(), &self::id(id)).unwrap().len())
+        }
+        ["--worker", "admit", save_path, id] => admit(save_path, id),
         ["--worker", "write", save_path, id, length] => write(save_path, id, length.parse().unwrap()),
         _ => return,
     }
@@ -92,7 +96,9 @@ pub(crate) fn read(store: &mut dyn Store, id: &SessionId) -> Option<Vec<u8>> {
 /// Adds one to a session that counts in a `php` record `n|i:7;`.
 pub(crate) fn increment(store: &mut dyn Store, id: &SessionId, access: Access) -> cloakroom::Result<u64> {
     let opened = store.open(id, access, soon())?;
-    let count = opened.record.map_or(0, |record| counted(&record.0)) + 1;
+    // An empty record is a session that somebody has begun and not yet written.
+    let record = opened.record.filter(|record| !record.0.is_empty());
+    let count = record.map_or(0, |record| counted(&record.0)) + 1;
     let bytes = format!("n|i:{count};");
     store.commit(id, opened.hold, Change::Write(bytes.as_bytes(), LIFETIME), soon())?;
     Ok(count)
@@ -108,23 +114,34 @@ pub(crate) fn counted(record: &[u8]) -> u64 {
     }
 }
 
-/// Keeps the lock until a line comes in, or until its end; the lease is in milliseconds.
+/// Keeps the lock until a line comes in, which may say `delete`, or until its end; the lease is in milliseconds.
 fn hold(save_path: &str, session: &str, lease: u64) {
     let settings = Settings { lease: Duration::from_millis(lease), ..Settings::default() };
     let (mut store, id) = (store_with(save_path, settings), id(session));
     let (_, hold) = lock(store.as_mut(), &id);
     println!("holding");
-    std::io::stdin().lock().read_line(&mut String::new()).unwrap();
-    store.commit(&id, hold, Change::Keep, soon()).unwrap();
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).unwrap();
+    let change = if line.trim() == "delete" { Change::Delete } else { Change::Keep };
+    store.commit(&id, hold, change, soon()).unwrap();
     println!("released");
 }
 
+/// Counts on, and tells each count once it is written.
 fn hammer(save_path: &str, session: &str, times: u64) {
     let (mut store, id) = (store(save_path), id(session));
     for _ in 0..times {
-        increment(store.as_mut(), &id, EXCLUSIVE).unwrap();
+        println!("{}", increment(store.as_mut(), &id, EXCLUSIVE).unwrap());
     }
-    println!("done");
+}
+
+/// Opens the session as strict mode does, and says what is in it.
+fn admit(save_path: &str, session: &str) {
+    let access = Access::Exclusive { wait: Duration::from_secs(30), unknown: Unknown::Refuse };
+    match store(save_path).open(&id(session), access, soon()).unwrap().record {
+        Some(record) => println!("{} bytes", record.0.len()),
+        None => println!("none"),
+    }
 }
 
 /// Writes one record and says how that ended.

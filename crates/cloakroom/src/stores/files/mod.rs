@@ -16,6 +16,7 @@
 //! lock is never torn ([`record`]), a deleted session is not brought back by who waited for it, and subdirectories
 //! are swept too ([`sweep`]).
 
+mod errors;
 mod lock;
 mod options;
 mod record;
@@ -25,7 +26,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -33,10 +34,10 @@ use nix::libc;
 pub use options::Options;
 
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold, Lease,
-    LockKind, Opened, Record, Result, SessionId, Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
+    Access, Change, Committed, Counters, Deadline, Durability, ErrorKind, Guarantees, Hold, Lease, LockKind,
+    Opened, Record, Result, SessionId, Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
 };
-use lock::Queue;
+use lock::{Lost, Queue};
 use record::Disk;
 use sweep::Walk;
 
@@ -130,20 +131,7 @@ impl Store for Files {
                     Unknown::Lock => Missing::Create,
                     Unknown::Refuse => Missing::Leave,
                 };
-                let nothing = Opened { record: None, hold: Hold::ReadOnly, renewal: None };
-                let Some(held) = self.lock(id, missing, wait, by)? else {
-                    return Ok(nothing);
-                };
-                if !held.known {
-                    if unknown == Unknown::Refuse {
-                        self.unlock(&held.file)?;
-                        return Ok(nothing);
-                    }
-                    return Ok(Opened { record: None, hold: Hold::Lease(Lease::new(held)), renewal: None });
-                }
-                let bytes = record::read(&held.file, held.stat.len())
-                    .map_err(|error| self.failed("cannot read the session file", error))?;
-                Ok(Opened { record: Some(Record(bytes)), hold: Hold::Lease(Lease::new(held)), renewal: None })
+                self.open_alone(id, missing, wait, by)
             }
         }
     }
@@ -175,10 +163,11 @@ impl Store for Files {
             Some(walk) => walk,
             None => Walk::new(&self.options).map_err(|error| self.cannot_walk(error))?,
         };
+        let disk = self.disk();
         let mut removed = 0;
         while !by.passed() {
             match walk.next_file().map_err(|error| self.cannot_walk(error))? {
-                Some((_, path)) => removed += u64::from(sweep::remove_expired(&path, lifetime)),
+                Some((_, path)) => removed += u64::from(sweep::remove_expired(&path, lifetime, disk)),
                 None => return Ok(removed),
             }
         }
@@ -209,14 +198,47 @@ impl Files {
         let Some(file) = self.open_existing(&path, OpenOptions::new().read(true))? else {
             return Ok(opened);
         };
-        self.trusted(&file)?;
-        if let Some((bytes, stat)) = record::read_without_lock(file, self.disk(), by)
-            .map_err(|error| self.failed("cannot read the session file", error))?
-            && alive(&stat, self.settings.lifetime)
-        {
-            opened.record = Some(Record(bytes));
+        if self.trusted(&file)?.is_none() {
+            return Ok(opened);
+        }
+        match record::read_without_lock(file, self.disk(), by) {
+            Ok(Some((bytes, stat))) if alive(&stat, self.settings.lifetime) => {
+                opened.record = Some(Record(bytes));
+            }
+            Ok(_) => {}
+            Err(error) if vanished(&error) => {}
+            Err(error) => return Err(self.failed("cannot read the session file", error)),
         }
         Ok(opened)
+    }
+
+    fn open_alone(
+        &mut self,
+        id: &SessionId,
+        missing: Missing,
+        wait: Duration,
+        by: Deadline,
+    ) -> Result<Opened> {
+        let nothing = Opened { record: None, hold: Hold::ReadOnly, renewal: None };
+        loop {
+            let Some(held) = self.lock(id, missing, wait, by)? else {
+                return Ok(nothing);
+            };
+            let record = match held.known {
+                true => match record::read(&held.file, held.stat.len(), self.disk()) {
+                    Ok(bytes) => Some(Record(bytes)),
+                    // Another host removed it, and this one has only now been told.
+                    Err(error) if vanished(&error) && !by.passed() => continue,
+                    Err(error) => return Err(self.failed("cannot read the session file", error)),
+                },
+                false if missing == Missing::Leave => {
+                    self.unlock(&held.file)?;
+                    return Ok(nothing);
+                }
+                false => None,
+            };
+            return Ok(Opened { record, hold: Hold::Lease(Lease::new(held)), renewal: None });
+        }
     }
 
     fn commit_without_lease(
@@ -270,40 +292,44 @@ impl Files {
                         None => continue,
                     },
                 };
-            let file = self.win(file, || *wait_until.get_or_insert_with(|| by.within(wait)))?;
-            let stat = self.trusted(&file)?;
+            let won = self.win(file, || *wait_until.get_or_insert_with(|| by.within(wait)))?;
             // Deleted while we waited: the lock that was won is nobody's.
-            if !self.is_named(&path, &stat) {
+            let Some((file, stat)) = won.filter(|(_, stat)| self.is_named(&path, stat)) else {
                 if wait_until.unwrap_or(by).passed() {
                     return Err(self.busy());
                 }
                 continue;
-            }
-            let known = !created && alive(&stat, self.settings.lifetime);
+            };
+            // Somebody may have been faster to lock and write the file that was made here.
+            let known = alive(&stat, self.settings.lifetime) && !(created && stat.len() == 0);
             return Ok(Some(Held { file, path, stat, known }));
         }
     }
 
-    /// Wins the lock; `until` is asked for only where it is taken.
-    fn win(&mut self, file: File, until: impl FnOnce() -> Deadline) -> Result<File> {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(fs::TryLockError::WouldBlock) => {}
-            Err(fs::TryLockError::Error(error)) => return Err(self.cannot_lock(error)),
-        }
-        // Nobody is made to wait for a trap.
-        self.trusted(&file)?;
-        let start = std::time::Instant::now();
-        self.counters.waits += 1;
-        let won = self.queue.wait(file, self.settings.max_waiters, until());
-        self.counters.waited += start.elapsed();
+    /// Wins the lock, and looks at the file only then: what an NFS client knew of it before is old. `None` when the
+    /// file is gone, `until` is asked for only where there is a wait.
+    fn win(&mut self, file: File, until: impl FnOnce() -> Deadline) -> Result<Option<(File, Metadata)>> {
+        let won = match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => {
+                // Nobody is made to wait for a trap.
+                self.trusted(&file)?;
+                let start = Instant::now();
+                self.counters.waits += 1;
+                let won = self.queue.wait(file, self.settings.max_waiters, until());
+                self.counters.waited += start.elapsed();
+                won
+            }
+            Err(fs::TryLockError::Error(error)) => Err(Lost::Failed(error)),
+        };
         match won {
-            Ok(file) => Ok(file),
-            Err(lock::Lost::TimeOut) => Err(self.busy()),
-            Err(lock::Lost::Crowded(waiters)) => Err(self
+            Ok(file) => Ok(self.trusted(&file)?.map(|stat| (file, stat))),
+            Err(Lost::TimeOut) => Err(self.busy()),
+            Err(Lost::Crowded(waiters)) => Err(self
                 .error(ErrorKind::LockBusy, format!("{waiters} requests wait for this session already"))
                 .hint("cloakroom.max_waiters sets how many may; a script that calls session_write_close() early lets them in")),
-            Err(lock::Lost::Failed(error)) => Err(self.cannot_lock(error)),
+            Err(Lost::Failed(error)) if vanished(&error) => Ok(None),
+            Err(Lost::Failed(error)) => Err(self.cannot_lock(error)),
         }
     }
 
@@ -335,7 +361,7 @@ impl Files {
                 Ok(Committed::Rewritten)
             }
             Change::Delete => {
-                if names(&held.path, &held.stat) {
+                if self.is_still_named(held) {
                     match fs::remove_file(&held.path) {
                         Ok(()) => {}
                         Err(error) if vanished(&error) => {}
@@ -390,7 +416,7 @@ impl Files {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
         match retried(|| how.custom_flags(flags).open(path)) {
             Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if vanished(&error) => {
                 self.directory_is_there()?;
                 Ok(None)
             }
@@ -410,16 +436,21 @@ impl Files {
         }
     }
 
-    /// What the file is; as with PHP's own handler, one of another user may be a trap, unless root asks.
-    fn trusted(&mut self, file: &File) -> Result<Metadata> {
-        let stat = file.metadata().map_err(|error| self.failed("cannot read the session file", error))?;
+    /// What the file is, unless it is gone; as with PHP's own handler, one of another user may be a trap, unless root
+    /// asks.
+    fn trusted(&mut self, file: &File) -> Result<Option<Metadata>> {
+        let stat = match file.metadata() {
+            Ok(stat) => stat,
+            Err(error) if vanished(&error) => return Ok(None),
+            Err(error) => return Err(self.failed("cannot read the session file", error)),
+        };
         if !stat.is_file() {
             return Err(self
                 .error(ErrorKind::Auth, "the session file is not a regular file")
                 .hint("remove it, and look for who made it"));
         }
         if self.accepted_owner == Some(stat.uid()) {
-            return Ok(stat);
+            return Ok(Some(stat));
         }
         let (real, effective) = (nix::unistd::getuid().as_raw(), nix::unistd::geteuid().as_raw());
         if [0, real, effective].contains(&stat.uid()) {
@@ -432,13 +463,13 @@ impl Files {
                 )
                 .hint("give each application a directory of its own, or chown the files"));
         }
-        Ok(stat)
+        Ok(Some(stat))
     }
 
-    /// Whether the path names the file that this is said of just now. On a disk of this host the count of its names
-    /// tells; another host's deletion shows only in the directory.
+    /// Whether the path names the file that this is said of just now.
     fn is_named(&mut self, path: &Path, now: &Metadata) -> bool {
-        now.nlink() > 0 && (self.disk() != Disk::Remote || names(path, now))
+        let disk = self.disk();
+        names(path, now, disk)
     }
 
     fn is_still_named(&mut self, held: &Held) -> bool {
@@ -462,59 +493,6 @@ impl Files {
     fn disk(&mut self) -> Disk {
         *self.disk.get_or_insert_with(|| Disk::of(self.options.directory()))
     }
-
-    fn error(&self, kind: ErrorKind, what: impl Into<String>) -> Error {
-        Error::new(kind, what).on(self.options.name())
-    }
-
-    fn busy(&self) -> Error {
-        self.error(ErrorKind::LockBusy, "another request kept the session locked for too long")
-            .hint("raise cloakroom.lock_wait, or let that script call session_write_close() earlier")
-    }
-
-    fn cannot_lock(&self, error: io::Error) -> Error {
-        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS => self
-                .error(ErrorKind::Unsupported, "the file system of the session directory has no locks")
-                .source(error)
-                .hint("mount it with locking (NFS version 4, without nolock), or use another store"),
-            _ => self.failed("cannot lock the session file", error),
-        }
-    }
-
-    fn cannot_walk(&self, error: io::Error) -> Error {
-        self.failed("cannot list the session directory", error)
-    }
-
-    fn failed(&self, what: &str, error: io::Error) -> Error {
-        let (kind, hint) = match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::ENOENT => {
-                (ErrorKind::Config, "make the directory, all levels of it, and let PHP's user write to it")
-            }
-            Errno::ENOTDIR => (ErrorKind::Config, "session.save_path must name a directory"),
-            Errno::ENAMETOOLONG => (ErrorKind::Config, "lower session.sid_length, or shorten the path"),
-            Errno::EROFS => {
-                (ErrorKind::Config, "the file system is mounted read-only: choose another directory")
-            }
-            Errno::EACCES | Errno::EPERM => {
-                (ErrorKind::Auth, "let the user that PHP runs as read and write there")
-            }
-            Errno::ELOOP => (ErrorKind::Auth, "a symbolic link is in the way: look for who made it"),
-            Errno::ENOSPC | Errno::EDQUOT => {
-                (ErrorKind::Full, "make room, or remove expired sessions: cloakroom gc")
-            }
-            Errno::EFBIG => (ErrorKind::TooLarge, "store less in the session, or raise the file size limit"),
-            Errno::EMFILE | Errno::ENFILE => (ErrorKind::Unreachable, "raise the limit of open files"),
-            _ => match error.kind() {
-                // The lock of a reader that gave up; it has no errno.
-                io::ErrorKind::TimedOut => {
-                    (ErrorKind::LockBusy, "the record is written again and again: try later")
-                }
-                _ => (ErrorKind::Unreachable, "look at the disk, or at the mount of the directory"),
-            },
-        };
-        self.error(kind, what).source(error).hint(hint)
-    }
 }
 
 /// Whether a record still lives: the test of PHP's own gc, to the second.
@@ -524,11 +502,17 @@ fn alive(stat: &Metadata, lifetime: Duration) -> bool {
     age <= i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Whether the path still names the file that was opened.
-fn names(path: &Path, stat: &Metadata) -> bool {
-    stat.nlink() > 0
+/// Whether the path names the file that `now` was just said of.
+fn names(path: &Path, now: &Metadata, disk: Disk) -> bool {
+    if disk != Disk::Remote {
+        // A file of this host counts its names.
+        return now.nlink() > 0;
+    }
+    // An NFS client asks the server about a directory when it is opened; until then it believes what it knows.
+    let _ = path.parent().map(File::open);
+    now.nlink() > 0
         && fs::symlink_metadata(path)
-            .is_ok_and(|now| (now.dev(), now.ino()) == (stat.dev(), stat.ino()) && now.nlink() > 0)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (now.dev(), now.ino()) && named.nlink() > 0)
 }
 
 /// Whether the error says that the file is gone: removed here, or on another host.

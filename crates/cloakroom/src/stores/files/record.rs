@@ -22,7 +22,14 @@ const SETTLED: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads the record of a file whose lock is ours.
-pub(super) fn read(file: &File, length: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read(file: &File, length: u64, disk: Disk) -> io::Result<Vec<u8>> {
+    // An NFS client that won a lock may read its own cache all the same: two writes in one tick of the server's clock
+    // look like one to it. (PHP's own handler loses an update in some thousands that way.)
+    #[cfg(target_os = "linux")]
+    if disk == Disk::Remote {
+        use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+        posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    }
     let mut bytes =
         vec![0; usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?];
     let mut done = 0;
@@ -58,7 +65,7 @@ pub(super) fn read_without_lock(
         if before.nlink() == 0 {
             return Ok(None);
         }
-        let bytes = read(&file, before.len())?;
+        let bytes = read(&file, before.len(), disk)?;
         let stamp = Stamp::of(&before);
         let unchanged = stamp == Stamp::of(&file.metadata()?);
         let watched = match seen {
@@ -82,21 +89,21 @@ pub(super) fn read_without_lock(
         // The copy has its lock in common with `file`, so `file` is only read from once a thread waits with it.
         let place = match &waiting {
             Some(place) => place,
-            None if file.try_lock_shared().is_ok() => return read_and_unlock(&file),
+            None if file.try_lock_shared().is_ok() => return read_and_unlock(&file, disk),
             None => waiting.insert(Place::take(file.try_clone()?, File::lock_shared)?),
         };
         if by.passed() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         if let Some(won) = place.wait(by.within(SETTLED)) {
-            return read_and_unlock(&won?);
+            return read_and_unlock(&won?, disk);
         }
     }
 }
 
-fn read_and_unlock(file: &File) -> io::Result<Option<(Vec<u8>, Metadata)>> {
+fn read_and_unlock(file: &File, disk: Disk) -> io::Result<Option<(Vec<u8>, Metadata)>> {
     let stat = file.metadata()?;
-    let bytes = read(file, stat.len());
+    let bytes = read(file, stat.len(), disk);
     file.unlock()?;
     Ok((stat.nlink() > 0).then_some((bytes?, stat)))
 }
@@ -159,7 +166,7 @@ impl Disk {
 pub(super) fn write(file: &File, stat: &Metadata, bytes: &[u8], disk: Disk) -> io::Result<()> {
     let old = match disk {
         Disk::Local if reserve(file, stat, bytes.len())? => None,
-        _ => Some(read(file, stat.len())?),
+        _ => Some(read(file, stat.len(), disk)?),
     };
     let Err(error) = overwrite(file, stat, bytes, disk) else {
         return Ok(());

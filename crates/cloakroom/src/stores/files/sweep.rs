@@ -3,11 +3,12 @@
 use std::fs::{self, OpenOptions, ReadDir};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc;
 
+use super::record::Disk;
 use super::{Options, alive, names};
 use crate::SessionId;
 
@@ -73,7 +74,7 @@ impl Walk {
 }
 
 /// Removes the file if it expired and nobody holds its lock: a request may be about to bring it back to life.
-pub(super) fn remove_expired(path: &PathBuf, lifetime: Duration) -> bool {
+pub(super) fn remove_expired(path: &Path, lifetime: Duration, disk: Disk) -> bool {
     let expired = |stat: &fs::Metadata| stat.is_file() && !alive(stat, lifetime);
     if !fs::symlink_metadata(path).is_ok_and(|stat| expired(&stat)) {
         return false;
@@ -86,7 +87,8 @@ pub(super) fn remove_expired(path: &PathBuf, lifetime: Duration) -> bool {
     if file.try_lock().is_err() {
         return false;
     }
-    let still = file.metadata().is_ok_and(|stat| expired(&stat) && stat.nlink() > 0 && names(path, &stat));
+    let still =
+        file.metadata().is_ok_and(|stat| expired(&stat) && stat.nlink() > 0 && names(path, &stat, disk));
     let removed = still && fs::remove_file(path).is_ok();
     let _ = file.unlock();
     removed
