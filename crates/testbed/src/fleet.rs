@@ -92,11 +92,9 @@ impl Plan {
         let _ = std::fs::remove_file(&socket);
         let mut pool = format!(
             "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\nlog_level = warning\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
-             clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n\
-             php_admin_value[sys_temp_dir] = {}\n",
+             clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n",
             socket.display(),
             self.workers,
-            temporary.display(),
             temporary.display(),
         );
         if let Some((user, group)) = nobody() {

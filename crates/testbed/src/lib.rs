@@ -14,6 +14,7 @@ pub mod redis;
 pub mod suite;
 pub mod twemproxy;
 pub mod uml;
+mod watchdog;
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::TempDir;
@@ -193,7 +194,16 @@ pub fn extension() -> PathBuf {
         .clone()
 }
 
+static BUILT_HERE: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process builds the extension, or has built it.
+#[cfg(feature = "suite")]
+pub(crate) fn built_here() -> bool {
+    BUILT_HERE.load(Ordering::SeqCst)
+}
+
 fn build() -> PathBuf {
+    BUILT_HERE.store(true, Ordering::SeqCst);
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args([

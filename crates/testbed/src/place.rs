@@ -11,6 +11,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt::ReuseAddr,
 };
 
+use crate::watchdog::{self, News, tell};
+
 /// A loopback port that stays ours for the life of this process, also while its server is down: a bound socket
 /// that never listens keeps it, and lets servers that set SO_REUSEADDR (all of ours do) listen on it.
 pub fn free_port() -> u16 {
@@ -36,7 +38,10 @@ pub(crate) fn listen(port: u16) -> TcpListener {
 
 /// A directory that servers of any user can enter, removed when dropped.
 #[derive(Debug)]
-pub struct TempDir(PathBuf);
+pub struct TempDir {
+    path: PathBuf,
+    number: u32,
+}
 
 impl TempDir {
     /// A new, empty directory.
@@ -44,13 +49,13 @@ impl TempDir {
     pub fn new() -> TempDir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         loop {
-            let name = format!("cloakroom-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-            let path = std::env::temp_dir().join(name);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = watchdog::directory(number);
             match std::fs::create_dir(&path) {
                 Ok(()) => {
                     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-                    crate::process::remove_at_death(&path);
-                    return TempDir(path);
+                    tell(&News::Made(number));
+                    return TempDir { path, number };
                 }
                 // Left behind by an earlier process with our pid.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -61,12 +66,12 @@ impl TempDir {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// A path below it.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// Writes a file below it and says where.
@@ -80,8 +85,8 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         // A server that was killed a moment ago may still have been writing: what stays goes at our death.
-        if std::fs::remove_dir_all(&self.0).is_ok() {
-            crate::process::removed(&self.0);
+        if std::fs::remove_dir_all(&self.path).is_ok() {
+            tell(&News::Removed(self.number));
         }
     }
 }

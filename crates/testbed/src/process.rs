@@ -5,12 +5,15 @@ use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
+
+use crate::watchdog::{News, tell};
 
 /// A child in a process group of its own. Dropping it kills the group; when we die first, whatever kills us, a
 /// watchdog does.
@@ -18,8 +21,10 @@ use nix::unistd::Pid;
 pub struct Process {
     name: String,
     pid: Pid,
+    started: String,
     child: Mutex<Child>,
-    killed: AtomicBool,
+    /// Whether it was killed and waited for: its number may be another's since.
+    gone: AtomicBool,
     input: Mutex<Option<ChildStdin>>,
     out: PathBuf,
     err: PathBuf,
@@ -41,13 +46,16 @@ impl Process {
             .stderr(log(&err))
             .spawn()
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
-        watchdog(&format!("+ {}", child.id()));
+        let pid = child.id().cast_signed();
+        let started = start_time(pid);
+        tell(&News::Started(pid, &started));
         Process {
             name: name.to_owned(),
-            pid: Pid::from_raw(child.id().cast_signed()),
+            pid: Pid::from_raw(pid),
+            started,
             input: Mutex::new(child.stdin.take()),
             child: Mutex::new(child),
-            killed: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             out,
             err,
         }
@@ -60,7 +68,21 @@ impl Process {
 
     /// Whether it still runs.
     pub fn running(&self) -> bool {
-        self.child.lock().unwrap().try_wait().unwrap().is_none()
+        self.status().is_none()
+    }
+
+    /// How it ended, if it has. It is not reaped before it is killed: until then its number stays its own.
+    fn status(&self) -> Option<ExitStatus> {
+        let mut child = self.child.lock().unwrap();
+        if self.gone.load(Ordering::SeqCst) {
+            return child.try_wait().unwrap();
+        }
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(self.pid), peek).unwrap() {
+            WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
+            _ => None,
+        }
     }
 
     /// Waits for its end; panics when it still runs after `limit`.
@@ -68,7 +90,7 @@ impl Process {
     pub fn wait(&self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
-            if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
+            if let Some(status) = self.status() {
                 return status;
             }
             assert!(Instant::now() < end, "{} still runs after {limit:?}\n{}", self.name, self.log());
@@ -95,33 +117,40 @@ impl Process {
     /// Kills it and its group (SIGKILL), and waits until it is gone.
     pub fn kill(&self) -> ExitStatus {
         let mut child = self.child.lock().unwrap();
-        // A group outlives its leader: the workers of a master that ended by itself are in it. But once it was
-        // killed, its number may be another's.
-        if !self.killed.swap(true, Ordering::Relaxed) {
-            let _ = killpg(self.pid, Signal::SIGKILL);
+        if self.gone.load(Ordering::SeqCst) {
+            return child.wait().unwrap();
         }
+        // A group outlives its leader: the workers of a master that ended by itself are in it.
+        let _ = killpg(self.pid, Signal::SIGKILL);
         let status = child.wait().unwrap();
-        watchdog(&format!("- {}", self.pid));
+        self.gone.store(true, Ordering::SeqCst);
+        tell(&News::Reaped(self.pid(), &self.started));
         status
     }
 
-    /// Sends one signal to the process alone.
+    /// Sends one signal to the process alone, unless it was killed.
     pub fn signal(&self, signal: Signal) {
-        let mut child = self.child.lock().unwrap();
-        // Once it is reaped its pid may be another's.
-        if child.try_wait().unwrap().is_none() {
+        let _child = self.child.lock().unwrap();
+        if !self.gone.load(Ordering::SeqCst) {
             kill(self.pid, signal).unwrap();
         }
     }
 
     /// Stops the whole group where it is (SIGSTOP).
     pub fn freeze(&self) {
-        killpg(self.pid, Signal::SIGSTOP).unwrap();
+        self.signal_group(Signal::SIGSTOP);
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        killpg(self.pid, Signal::SIGCONT).unwrap();
+        self.signal_group(Signal::SIGCONT);
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        let _child = self.child.lock().unwrap();
+        if !self.gone.load(Ordering::SeqCst) {
+            killpg(self.pid, signal).unwrap();
+        }
     }
 
     /// Writes a line to its standard input.
@@ -168,54 +197,9 @@ pub(crate) fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// Has the directory removed when this process dies without doing it.
-pub(crate) fn remove_at_death(directory: &Path) {
-    watchdog(&format!("d {}", directory.display()));
-}
-
-/// Takes that back.
-pub(crate) fn removed(directory: &Path) {
-    watchdog(&format!("u {}", directory.display()));
-}
-
-/// Tells the watchdog, a shell that outlives us by a moment: it reads what to clean up from a pipe, and does it
-/// when the pipe closes. That covers SIGKILL, Ctrl-C, aborts and statics, which are never dropped.
-#[allow(clippy::zombie_processes, reason = "it outlives this process, and init waits for it")]
-fn watchdog(line: &str) {
-    // Kept as `+ pid` / `d path` lines; a `-` or `u` line strikes one out.
-    const SCRIPT: &str = r#"
-        trap '' HUP INT TERM
-        pids=' ' paths='
-'
-        while read -r what which; do
-            case $what in
-                +) pids="$pids$which " ;;
-                -) pids="${pids%% $which *} ${pids#* $which }" ;;
-                d) paths="$paths$which
-" ;;
-                u) paths="${paths%%
-$which
-*}
-${paths#*
-$which
-}" ;;
-            esac
-        done
-        for pid in $pids; do kill -KILL -"$pid"; done
-        printf %s "$paths" | while read -r path; do case $path in */cloakroom-*) rm -rf "$path" ;; esac; done
-    "#;
-    static PIPE: OnceLock<Mutex<ChildStdin>> = OnceLock::new();
-    let pipe = PIPE.get_or_init(|| {
-        let mut shell = Command::new("sh")
-            .args(["-c", SCRIPT])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start sh");
-        Mutex::new(shell.stdin.take().expect("it was piped"))
-    });
-    // Without its watchdog a test still stops what it drops.
-    let _ = writeln!(pipe.lock().unwrap(), "{line}");
+/// When a process started, as the kernel counts: with its number, this names it for good.
+pub(crate) fn start_time(pid: i32) -> String {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(") ").map(|(_, rest)| rest).unwrap_or_default();
+    after_name.split(' ').nth(19).unwrap_or_default().to_owned()
 }

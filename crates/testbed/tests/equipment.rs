@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
+use testbed::fleet::Plan;
+use testbed::http::Browser;
 use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::php::Script;
@@ -51,6 +53,8 @@ fn main() {
         case("the_proxy_refuses_and_accepts_again_on_its_port", &[], proxy_refuse),
         case("the_proxy_stalls_and_goes_on", &[], proxy_stall),
         case("the_proxy_ends_open_connections_as_it_was_told", &[], proxy_endings),
+        case("the_browser_reads_chunks_and_keeps_cookies", &[], browser),
+        case("a_fleet_answers_in_turn_each_with_its_settings", &[Need::PhpFpm, Need::Nginx], fleet),
     ])
 }
 
@@ -85,8 +89,12 @@ fn dropped_process() {
 /// What this program does as the victim of the next case.
 fn victim() -> ! {
     let (process, directory) = shell("echo $$; sleep 1000");
-    let (gone, gone_directory) = shell("echo $$; sleep 1000");
-    drop((gone, gone_directory));
+    // Neither what is gone by then, nor how often it went, may matter.
+    for _ in 0..100 {
+        let (gone, _gone_directory) = shell("exit");
+        gone.kill();
+        gone.kill();
+    }
     println!("{}\n{}", process.pid(), directory.path().display());
     std::thread::park();
     unreachable!("it is killed");
@@ -118,13 +126,19 @@ fn frozen_process() {
 
 fn kept_port() {
     let port = free_port();
-    let refused = || TcpStream::connect(("127.0.0.1", port)).unwrap_err().kind();
-    assert_eq!(refused(), ErrorKind::ConnectionRefused);
+    // A process that another case is just starting may hold a copy of the listener until it runs.
+    let refused = || {
+        wait_until("nobody listens", SOON, || {
+            TcpStream::connect(("127.0.0.1", port))
+                .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        });
+    };
+    refused();
     for _ in 0..2 {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         TcpStream::connect(("127.0.0.1", port)).unwrap();
         drop(listener);
-        assert_eq!(refused(), ErrorKind::ConnectionRefused);
+        refused();
     }
     // One that does not share, as the kernel's own choice of a port: it is taken.
     let other = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
@@ -381,4 +395,63 @@ fn proxy_endings() {
         proxy.cut_now();
         assert_eq!(ended(&mut stream), seen);
     }
+}
+
+fn browser() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let serve = move |answer: &str| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.extend(received(&mut stream, 1));
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    };
+    let answers = [
+        "HTTP/1.1 201 Created\r\nSet-Cookie: a=1; path=/\r\nSet-Cookie: b=2\r\nTransfer-Encoding: chunked\r\n\r\n\
+         3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nset-cookie: a=deleted; Max-Age=0\r\nContent-Length: 2\r\n\r\nok and no more",
+        "HTTP/1.0 200 OK\r\n\r\nto the end",
+    ];
+    let server = std::thread::spawn(move || answers.map(serve));
+    let mut browser = Browser::at(&url).header("Accept", "text/plain");
+    let first = browser.get("/one");
+    assert_eq!(
+        (first.status, first.body.as_str(), first.header("transfer-encoding")),
+        (201, "abcde", Some("chunked"))
+    );
+    assert_eq!(browser.post("/two", "body").body, "ok");
+    assert_eq!((browser.cookie("a"), browser.cookie("b")), (None, Some("2")));
+    assert_eq!(browser.get("/three").body, "to the end");
+    let [one, two, three] = server.join().unwrap();
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let start = format!("Host: {host}\r\nConnection: close\r\nAccept: text/plain\r\n");
+    assert_eq!(one, format!("GET /one HTTP/1.1\r\n{start}\r\n"));
+    assert_eq!(two, format!("POST /two HTTP/1.1\r\n{start}Cookie: a=1; b=2\r\nContent-Length: 4\r\n\r\n"));
+    assert_eq!(three, format!("GET /three HTTP/1.1\r\n{start}Cookie: b=2\r\n\r\n"));
+}
+
+fn fleet() {
+    let pages = TempDir::new();
+    pages.write(
+        "index.php",
+        "<?php echo join(' ', [getenv('BACKEND'), ini_get('precision'), ini_get('session.name'),
+        dirname(sys_get_temp_dir()) === dirname(__DIR__) . '/' . getenv('BACKEND') ? 'own' : sys_get_temp_dir(),
+        $_SERVER['REQUEST_METHOD'], file_get_contents('php://input'), php_ini_loaded_file() ?: 'none']);",
+    );
+    let fleet = Plan::serving(pages.path())
+        .servers(2)
+        .ini("precision", 5)
+        .ini("session.name", "x=y")
+        .ini_of(1, "precision", 7)
+        .start();
+    let mut browser = Browser::at(&fleet.url());
+    assert_eq!(browser.get("/").body, "app1 5 x=y own GET  none");
+    assert_eq!(browser.post("/index.php?a=b", "hello").body, "app2 7 x=y own POST hello none");
+    fleet.kill(0);
+    assert!((0..3).all(|_| browser.get("/").body.starts_with("app2")));
+    fleet.restart(0);
+    wait_until("app1 is taken back", SOON, || browser.get("/").body.starts_with("app1"));
 }
