@@ -4,6 +4,9 @@
 use std::process::{Command, Output};
 
 use testbed::TempDir;
+use testbed::need::Need;
+use testbed::proxy::{Ending, Proxy};
+use testbed::redis::Redis;
 use testbed::suite::{case, run};
 
 fn main() {
@@ -15,6 +18,11 @@ fn main() {
             a_directory_that_the_environment_names_is_said_to_be,
         ),
         case("json_says_the_same", &[], json_says_the_same),
+        case("a_redis_server_is_fine_and_its_password_not_shown", &[Need::Redis], a_redis_server_is_fine),
+        case("nothing_is_left_on_the_server", &[Need::Redis], nothing_is_left_on_the_server),
+        case("a_wrong_password_is_a_problem", &[Need::Redis], a_wrong_password_is_a_problem),
+        case("a_server_that_is_down_is_a_problem", &[], a_server_that_is_down_is_a_problem),
+        case("a_server_that_hangs_up_is_a_problem", &[Need::Redis], a_server_that_hangs_up_is_a_problem),
         case("a_missing_directory_is_a_problem", &[], a_missing_directory_is_a_problem),
         case("malformed_save_paths_are_problems", &[], malformed_save_paths_are_problems),
         case("wrong_usage_is_exit_code_2", &[], wrong_usage_is_exit_code_2),
@@ -62,6 +70,105 @@ fn a_directory_that_the_environment_names_is_said_to_be() {
     let ran = Ran::of(command.args(["check", "auto"]).env("SESSION_STORE_URL", &path));
     assert_eq!(ran.stdout.lines().next().unwrap(), format!("store: {path} (SESSION_STORE_URL)"));
     assert_eq!(ran.code, Some(0));
+}
+
+/// What is promised by a Redis server.
+const REDIS: &str = "
+  lock of a worker that died   ends with its lease (cloakroom.lease)
+  shared between hosts         yes
+  survives a restart           as the server is configured
+  expired sessions             removed by the store
+  largest session              536870912 bytes
+  waiting requests counted     on all hosts
+  sessions can be listed       yes
+
+  step                               time  exchanges  connects
+";
+
+fn a_redis_server_is_fine() {
+    let redis = Redis::with(&["--requirepass", "s3cr3t"]);
+    let path = format!("{}?auth=env:REDIS_PASSWORD", redis.native());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    command.args(["check", "env:STORE"]).env("STORE", path).env("REDIS_PASSWORD", "s3cr3t");
+    // A new server does not know the scripts yet: their first use takes one exchange more.
+    let expected = format!(
+        "store: {}?auth=***
+{REDIS}  reach the store                    N ms          1         1
+  lock and read a new session        N ms          2         -
+  keep a second worker out           N ms          2         1
+  write and unlock                   N ms          2         -
+  lock and read it again             N ms          1         -
+  delete and unlock                  N ms          1         -
+  find nothing left                  N ms          2         -
+
+ok: the store keeps sessions, and locks them
+",
+        redis.native()
+    );
+    Ran::of(&mut command).is(0, &expected, "");
+}
+
+fn nothing_is_left_on_the_server() {
+    let redis = Redis::start();
+    assert_eq!(check(&[&redis.url()]).code, Some(0));
+    assert_eq!(redis.command(&["DBSIZE"]), "0");
+}
+
+fn a_wrong_password_is_a_problem() {
+    let redis = Redis::with(&["--requirepass", "s3cr3t"]);
+    let store = format!("{}?auth=***", redis.native());
+    check(&[&format!("{}?auth=wr0ng", redis.native())]).is(
+        1,
+        &format!(
+            "store: {store}\n{REDIS}  reach the store                    N ms          1         1  failed\n"
+        ),
+        &format!(
+            "error: the server answered: WRONGPASS invalid username-password pair or user is disabled. \
+             (store {store})\nhint: correct the user or the password in session.save_path\n"
+        ),
+    );
+}
+
+fn a_server_that_is_down_is_a_problem() {
+    check(&["tcp://:s3cr3t@127.0.0.1:1"]).is(
+        1,
+        &format!(
+            "store: tcp://:***@127.0.0.1:1\n{REDIS}  reach the store                    N ms          -         -  \
+             failed\n"
+        ),
+        "error: cannot connect to 127.0.0.1:1: Connection refused (os error 111) \
+         (store tcp://:***@127.0.0.1:1)\n\
+         hint: check that the server runs and that session.save_path has its address\n",
+    );
+}
+
+/// At whichever answer the connection ends, and it ends at once or for ever.
+fn a_server_that_hangs_up_is_a_problem() {
+    let redis = Redis::start();
+    check(&[&redis.url()]);
+    for answer in 1.. {
+        let proxy = Proxy::to(redis.address());
+        proxy.ending(Ending::Close);
+        proxy.cut_at_reply(answer);
+        let ran = check(&[&format!("redis://{}", proxy.address())]);
+        if proxy.cut_pending() {
+            assert!(answer > 6 && ran.code == Some(0), "{}{}", ran.stdout, ran.stderr);
+            break;
+        }
+        // What may be repeated is repeated; what may have been done already is not.
+        match ran.code {
+            Some(0) => assert!(ran.stderr.is_empty(), "{}", ran.stderr),
+            code => {
+                assert_eq!(code, Some(1), "{}", ran.stderr);
+                assert!(
+                    ran.stderr.starts_with("error: ") && ran.stderr.contains("\nhint: "),
+                    "{}",
+                    ran.stderr
+                );
+                assert!(ran.stdout.contains("  failed\n"), "{}", ran.stdout);
+            }
+        }
+    }
 }
 
 fn json_says_the_same() {
