@@ -80,7 +80,6 @@ fn destroyed_while_another_waits(place: Place) {
     let waiter = place
         .script("session_id(ID); ob_end_flush(); echo 'waiting '; session_start(); echo json_encode($_SESSION); session_abort();")
         .ini("session.use_cookies", "0")
-        .ini("session.cache_limiter", "")
         .spawn();
     waiter.wait_for("waiting");
     destroyer.say("go on");

@@ -100,6 +100,7 @@ pub(crate) fn script(save_path: &str, code: &str) -> Script {
         .ini("session.save_path", save_path)
         .ini("session.use_cookies", "0")
         .ini("session.use_only_cookies", "0")
+        .ini("session.cache_limiter", "")
         .ini("output_buffering", "65536")
 }
 
