@@ -42,6 +42,9 @@ lint: packages-build ## Formatting, clippy, licences and banned crates
 	@cargo fmt --all --check
 	$(call say,Checking with clippy)
 	@cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(call say,Checking the builds for threaded PHP and for PHP 8.4)
+	@CLOAKROOM_PHP_API=20220829-zts cargo clippy --quiet -p cloakroom-php -- -D warnings
+	@CLOAKROOM_PHP_API=20240924-zts-debug cargo clippy --quiet -p cloakroom-php -- -D warnings
 	$(call say,Checking licences and dependencies)
 	@tools/deny
 
