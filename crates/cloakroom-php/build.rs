@@ -1,4 +1,4 @@
-//! Learns from PHP's headers which module API the extension is built for.
+//! Learns from PHP's headers, or else from PHP itself, which module API the extension is built for.
 //!
 //! `CLOAKROOM_PHP_API=20220829-nts` (or `-zts`, and `-debug` after either) answers without any PHP on the machine.
 
@@ -10,7 +10,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=PHP_CONFIG");
     let api = match std::env::var("CLOAKROOM_PHP_API") {
         Ok(text) => Api::parse(&text),
-        Err(_) => Api::from_headers(),
+        Err(_) => Api::of_installed_php(),
     };
     println!("cargo::rustc-check-cfg=cfg(php84)");
     if api.number >= 20_240_924 {
@@ -51,12 +51,34 @@ impl Api {
         Api { number, zts, debug: words.next() == Some("debug") }
     }
 
-    fn from_headers() -> Self {
-        let config = std::env::var("PHP_CONFIG").unwrap_or_else(|_| "php-config".into());
-        let output = Command::new(&config).arg("--include-dir").output().unwrap_or_else(|error| {
-            panic!("cannot run {config}: {error}; install PHP's headers (Debian: php-dev), or name it in PHP_CONFIG")
+    fn of_installed_php() -> Self {
+        let named = std::env::var("PHP_CONFIG").ok();
+        let config = named.as_deref().unwrap_or("php-config");
+        match Command::new(config).arg("--include-dir").output() {
+            Ok(output) => Api::from_headers(String::from_utf8_lossy(&output.stdout).trim()),
+            Err(error) if named.is_some() => panic!("cannot run PHP_CONFIG={config}: {error}"),
+            Err(_) => Api::of_command(),
+        }
+    }
+
+    /// `PHP Extension Build => API20220829,NTS` in what `php -i` prints.
+    fn of_command() -> Self {
+        let output = Command::new("php").args(["-n", "-i"]).output().unwrap_or_else(|error| {
+            panic!("neither php-config nor php can be run: {error}; install PHP (Debian: php-cli), or name php-config in PHP_CONFIG")
         });
-        let directory = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let build = printed.lines().find_map(|line| line.strip_prefix("PHP Extension Build => API"));
+        let mut words =
+            build.unwrap_or_else(|| panic!("'php -n -i' tells no PHP Extension Build")).trim().split(',');
+        let number = words.next().and_then(|number| number.parse().ok());
+        Api {
+            number: number.unwrap_or_else(|| panic!("'php -n -i' tells no API number")),
+            zts: words.next() == Some("TS"),
+            debug: words.next() == Some("debug"),
+        }
+    }
+
+    fn from_headers(directory: &str) -> Self {
         let header = |name: &str| {
             let path = Path::new(&directory).join(name);
             println!("cargo::rerun-if-changed={}", path.display());

@@ -8,7 +8,6 @@ mod place;
 use place::{Place, script};
 use testbed::need::Need;
 use testbed::proxy::Proxy;
-use testbed::redis::Redis;
 use testbed::suite::{self, Case, case};
 
 fn main() {
@@ -53,7 +52,7 @@ fn main() {
 }
 
 fn costs_exchanges(code: &str, cost: usize) {
-    let place = Place::Redis(Redis::start());
+    let place = Place::redis();
     let Place::Redis(server) = &place else { unreachable!("it was just made") };
     let proxy = Proxy::to(server.address());
     let save_path = format!("tcp://{}", proxy.address());

@@ -16,7 +16,7 @@ pub(crate) const ID: &str = "a2b9c0d4e6f8a1b3c5d7e9f0a2";
 /// A store of one case.
 pub(crate) enum Place {
     Files(TempDir),
-    Redis(Redis),
+    Redis(Box<Redis>),
 }
 
 impl Place {
@@ -25,7 +25,7 @@ impl Place {
     }
 
     pub(crate) fn redis() -> Place {
-        Place::Redis(Redis::start())
+        Place::Redis(Box::new(Redis::start()))
     }
 
     pub(crate) fn save_path(&self) -> String {
