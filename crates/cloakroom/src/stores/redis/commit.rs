@@ -1,18 +1,16 @@
 //! Giving the lock back, with or without a change, and prolonging it meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
 
-use super::queue::{GAP, Queueing, Taken};
+use super::queue::Queueing;
 use super::scripts::{COMMIT, RENEW};
 use super::token::Token;
 use super::wire::{Again, Failure, Opening, Request, number, one};
 use super::{Redis, milliseconds};
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Outcome, Renewal, Result};
-
-/// How many hand-overs may follow each other before a native handler gets its gap.
-const PASSED: u32 = 4;
 
 /// What a lease holds.
 #[derive(Debug)]
@@ -103,7 +101,7 @@ impl Redis {
             Change::Delete => (b"D", b"", 0),
             Change::Keep => (b"K", b"", 0),
         };
-        let (life, gap, passed) = (life.to_string(), milliseconds(GAP).to_string(), PASSED.to_string());
+        let life = life.to_string();
         let mut again = Again::No;
         let mut failed = None;
         // At most: once, once more because the first was cut, once more without the queue.
@@ -113,15 +111,7 @@ impl Redis {
                 _ => milliseconds(self.grant()),
             };
             let grant = grant.to_string();
-            let arguments = [
-                token.as_bytes(),
-                what,
-                life.as_bytes(),
-                bytes,
-                grant.as_bytes(),
-                gap.as_bytes(),
-                passed.as_bytes(),
-            ];
+            let arguments = [token.as_bytes(), what, life.as_bytes(), bytes, grant.as_bytes()];
             let answer = self.client.run(&COMMIT, session, &arguments, Opening::Before, by).and_then(number);
             match answer {
                 Ok(answer) => return Ok((answer, again)),
@@ -153,10 +143,10 @@ impl Redis {
     ) -> Result<Committed> {
         let (request, rewrite) = match change {
             Change::Keep => return Ok(Committed::Done),
-            Change::Delete => (Request::of(redis::cmd("DEL").arg(session)), None),
+            Change::Delete => (Request::of(&[b"DEL", session]), None),
             Change::Write(bytes, ttl) => (set(session, bytes, ttl), None),
             Change::Touch(bytes, ttl) => {
-                let request = Request::of(redis::cmd("EXPIRE").arg(session).arg(seconds(ttl)));
+                let request = Request::of(&[b"EXPIRE", session, seconds(ttl).to_string().as_bytes()]);
                 (request, Some(set(session, bytes, ttl)))
             }
         };
@@ -171,25 +161,23 @@ impl Redis {
     }
 
     /// The lease for what was taken, and how to prolong it.
-    pub(super) fn lease(&self, session: Vec<u8>, token: Token, taken: &Taken) -> (Lease, Renewal) {
+    pub(super) fn lease(&self, session: Vec<u8>, token: Token, lasts: Duration) -> (Lease, Renewal) {
+        let held = Arc::new(Held { session, token });
         let mut client = self.client.another();
-        let (key, value) = (session.clone(), token.clone());
-        let lease = milliseconds(self.settings.lease).to_string();
-        let shown = self.options.shown.clone();
+        let (lock, lease) = (Arc::clone(&held), self.settings.lease);
         let renew = move |by: Deadline| {
-            let arguments = [value.as_bytes(), lease.as_bytes()];
-            let answer = client
-                .twice(|client| client.run(&RENEW, &key, &arguments, Opening::Before, by).and_then(number));
+            let lease = milliseconds(lease).to_string();
+            let arguments = [lock.token.as_bytes(), lease.as_bytes()];
+            let answer = client.twice(|client| {
+                client.run(&RENEW, &lock.session, &arguments, Opening::Before, by).and_then(number)
+            });
             match answer {
                 Ok((1, _)) => Ok(()),
-                Ok(_) => {
-                    Err(Error::new(ErrorKind::LockLost, "the session's lock was lost").on(shown.as_str()))
-                }
+                Ok(_) => Err(client.locate(Error::new(ErrorKind::LockLost, "the session's lock was lost"))),
                 Err(failure) => Err(client.error(failure)),
             }
         };
-        let renewal = Renewal { every: taken.lease / 3, renew: Box::new(renew) };
-        (Lease::new(Held { session, token }), renewal)
+        (Lease::new(held), Renewal { every: lasts / 3, renew: Box::new(renew) })
     }
 
     /// Releases a lock that an open may have left behind when it failed.
@@ -204,7 +192,7 @@ impl Redis {
 }
 
 fn set(session: &[u8], bytes: &[u8], ttl: Duration) -> Request {
-    Request::of(redis::cmd("SET").arg(session).arg(bytes).arg("EX").arg(seconds(ttl)))
+    Request::of(&[b"SET", session, bytes, b"EX", seconds(ttl).to_string().as_bytes()])
 }
 
 /// Whole seconds as native handlers count them: at least one, and no more than they can read.

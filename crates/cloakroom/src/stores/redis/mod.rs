@@ -40,7 +40,7 @@
 //!
 //! # Native handlers
 //! phpredis asks for the lock every 2 to 20 ms and is never handed one. When its lock value was seen on a session, every
-//! fifth release leaves the lock free for 22 ms, and our waiters hold back; when it was not, a session whose lock passes
+//! fourth release leaves the lock free for 22 ms, and our waiters hold back; when it was not, a session whose lock passes
 //! from hand to hand without a pause gets such a gap after one second, and ever more rarely after that.
 
 mod commit;
@@ -117,7 +117,7 @@ impl Redis {
     }
 
     fn read(&mut self, id: &SessionId, by: Deadline) -> Result<Option<Record>> {
-        let request = Request::of(redis::cmd("GET").arg(self.session_key(id)));
+        let request = Request::of(&[b"GET", &self.session_key(id)]);
         let value = self.ask(&request, by)?;
         let record = stored(value).map_err(|failure| self.client.error(failure))?;
         Ok(record.map(Record))
@@ -152,7 +152,7 @@ impl Redis {
             self.give_back(&session, &token, Change::Keep, by)?;
             return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
         }
-        let (lease, renewal) = self.lease(session, token, &Taken { record: None, lease });
+        let (lease, renewal) = self.lease(session, token, lease);
         Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
     }
 }
@@ -176,7 +176,8 @@ impl Store for Redis {
     }
 
     fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
-        let request = Request::of(redis::cmd("EXISTS").arg(self.session_key(id)));
+        self.client.look_around();
+        let request = Request::of(&[b"EXISTS", &self.session_key(id)]);
         match self.ask(&request, by)? {
             Value::Int(count) => Ok(count > 0),
             other => Err(unexpected(&other).on(self.options.shown.as_str())),
@@ -184,6 +185,7 @@ impl Store for Redis {
     }
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
+        self.client.look_around();
         let hold = match access {
             Access::ReadOnly => Hold::ReadOnly,
             Access::Unlocked => Hold::Unlocked,
@@ -201,7 +203,7 @@ impl Store for Redis {
             && bytes.len() as u64 > LARGEST
         {
             if let Hold::Lease(lease) = hold {
-                let held: Held = lease.into_inner()?;
+                let held: Arc<Held> = lease.into_inner()?;
                 // The write is refused in any case.
                 let _ = self.give_back(&held.session, &held.token, Change::Keep, by);
             }
@@ -215,7 +217,7 @@ impl Store for Redis {
         let session = self.session_key(id);
         match hold {
             Hold::Lease(lease) => {
-                let held: Held = lease.into_inner()?;
+                let held: Arc<Held> = lease.into_inner()?;
                 match held.session == session {
                     true => self.give_back(&held.session, &held.token, change, by),
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
@@ -235,14 +237,22 @@ impl Store for Redis {
     }
 
     fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()> {
+        self.client.look_around();
         let pattern = [&escape(&self.options.prefix), "*"].concat();
         let mut cursor = b"0".to_vec();
         loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(500).arg("TYPE").arg("string");
-            let scanned = self
-                .client
-                .twice(|client| client.ask(&Request::of(&scan), Opening::WithRequest, by).and_then(one));
+            let scan = Request::of(&[
+                b"SCAN",
+                &cursor,
+                b"MATCH",
+                pattern.as_bytes(),
+                b"COUNT",
+                b"500",
+                b"TYPE",
+                b"string",
+            ]);
+            let scanned =
+                self.client.twice(|client| client.ask(&scan, Opening::WithRequest, by).and_then(one));
             let answer = match scanned {
                 Ok((answer, _)) => answer,
                 Err(Failure::Cut(error)) => {

@@ -30,8 +30,13 @@ const LATE: Duration = Duration::from_millis(120);
 const CROWDED: Duration = Duration::from_secs(2);
 /// The same after a native handler was met, which no worker of ours must push aside in its gap.
 const SHARED: Duration = Duration::from_secs(30);
-/// How long the lock is left free for a native handler, which asks every 20 ms.
-pub(super) const GAP: Duration = Duration::from_millis(22);
+/// How often the first waiter looks whether a gap is over, which the scripts leave for 22 ms: native handlers ask every
+/// 20 ms.
+const IN_GAP: Duration = Duration::from_micros(1500);
+
+/// How often the first waiter asks in quick succession. A native handler in a loop leaves the lock free for a tenth of a
+/// millisecond between two of its requests; meanwhile those behind the first do not ask at all.
+const QUICK: u32 = 128;
 
 /// What the server was found to allow; kept for the worker's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +64,24 @@ enum Turned {
     Taken(Taken),
     Wait {
         place: u32,
-        unattended: bool,
+        woken: Woken,
         ends: Option<Duration>,
     },
     Full(i64),
     Left,
     /// The server does not let us queue.
     NoQueue,
+}
+
+/// Who tells a waiter that it is its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    /// Whoever has the lock.
+    ByHolder,
+    /// Nobody: the lock is free, or will be when the gap ends.
+    Free,
+    /// Nobody: a native handler has it.
+    Foreign,
 }
 
 /// What a waiter heard.
@@ -108,20 +124,16 @@ impl Redis {
 
     /// The usual way: nobody is there.
     fn try_lock(&mut self, session: &[u8], token: &Token, by: Deadline) -> Result<Option<Taken>> {
-        let lease = milliseconds(self.settings.lease);
+        let lease = milliseconds(self.settings.lease).to_string();
         let lock = lock_key(session);
-        let set = |command: &mut redis::Cmd| {
-            command.arg(&lock).arg(token.as_bytes()).arg("NX").arg("PX").arg(lease);
-        };
-        let mut first = redis::cmd("SET");
-        set(&mut first);
-        let request = Request::of(&first).and(redis::cmd("GET").arg(session));
+        let request = Request::of(&[b"SET", &lock, token.as_bytes(), b"NX", b"PX", lease.as_bytes()])
+            .and(&[b"GET", session]);
         let replies = match self.client.ask(&request, Opening::WithRequest, by) {
             Ok(replies) => replies,
             Err(Failure::Cut(_)) => {
                 // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
                 self.client.counters.retries += 1;
-                let request = request.and(redis::cmd("GET").arg(&lock));
+                let request = request.and(&[b"GET", &lock]);
                 let replies = self.client.ask(&request, Opening::WithRequest, by);
                 replies.map_err(|failure| self.client.error(failure).maybe_applied())?
             }
@@ -133,7 +145,7 @@ impl Redis {
             let (set, record, holder) = (next(), next(), next());
             let taken = match sound(set)? {
                 Value::Okay => true,
-                Value::Nil => matches!(holder, Value::BulkString(holder) if holder == token.as_bytes()),
+                Value::Nil => matches!(holder, Value::BulkString(holder) if token.holds(&holder)),
                 other => return Err(Failure::Failed(unexpected(&other))),
             };
             // A read that fails under the lock is an error of the whole; the caller releases.
@@ -153,9 +165,9 @@ impl Redis {
         wait_by: Deadline,
         by: Deadline,
     ) -> Result<Taken> {
-        let mut pause = Pause::new(token);
+        let (mut asking, mut watching) = (Pause::new(token, 0), Pause::new(token, QUICK));
         while self.queueing != Queueing::Try {
-            let (place, unattended, ends) = match self.turn(session, token, Turn::Join, by)? {
+            let (place, woken, ends) = match self.turn(session, token, Turn::Join, by)? {
                 Turned::Taken(taken) => return Ok(taken),
                 Turned::Full(waiters) => {
                     return Err(Error::new(
@@ -165,7 +177,7 @@ impl Redis {
                     .hint("find what makes requests of one visitor slow, or raise cloakroom.max_waiters")
                     .on(self.options.shown.as_str()));
                 }
-                Turned::Wait { place, unattended, ends } => (place, unattended, ends),
+                Turned::Wait { place, woken, ends } => (place, woken, ends),
                 Turned::NoQueue => break,
                 Turned::Left => return Err(self.busy(wait)),
             };
@@ -181,24 +193,47 @@ impl Redis {
                 };
             }
             let listens = matches!(self.queueing, Queueing::Unknown | Queueing::Listen { .. });
-            if listens && !unattended && left > LATE + LATE {
-                let slice = SLICE.min(left - LATE).min(ends.unwrap_or(SLICE).max(Duration::from_millis(10)));
-                match self.listen(session, token, slice, by)? {
-                    Heard::Taken(taken) => return Ok(taken),
-                    Heard::Nudge => pause = Pause::new(token),
-                    Heard::Nothing => {}
+            match woken {
+                Woken::ByHolder if listens && left > LATE + LATE => {
+                    let slice =
+                        SLICE.min(left - LATE).min(ends.unwrap_or(SLICE).max(Duration::from_millis(10)));
+                    match self.listen(session, token, slice, by)? {
+                        Heard::Taken(taken) => return Ok(taken),
+                        Heard::Nudge => watching = Pause::new(token, QUICK),
+                        Heard::Nothing => {}
+                    }
                 }
-            } else {
-                let next = pause.next(place);
-                let soon = match ends {
-                    // The end of a gap, or nearly that of a lock.
-                    Some(ends) if ends <= GAP => ends.min(Duration::from_millis(2)),
-                    _ => next,
-                };
-                std::thread::sleep(next.min(soon).min(left));
+                Woken::ByHolder => std::thread::sleep(asking.next(place).min(left)),
+                // Looked at now and then: a native handler that takes the lock ends the gap.
+                Woken::Free => std::thread::sleep(ends.unwrap_or(IN_GAP).min(IN_GAP).min(left)),
+                Woken::Foreign => self.watch(session, token, &mut watching, wait_by, by)?,
             }
         }
         self.try_until(session, token, wait, wait_by, by)
+    }
+
+    /// Tries to get the lock when a native handler lets it go. The next turn finds it taken, or shows that this waiter
+    /// is alive.
+    fn watch(
+        &mut self,
+        session: &[u8],
+        token: &Token,
+        pause: &mut Pause,
+        wait_by: Deadline,
+        by: Deadline,
+    ) -> Result<()> {
+        let turn = wait_by.within(SLICE / 2);
+        for _ in 0..64 {
+            let next = pause.next(0).min(turn.remaining());
+            if next.is_zero() {
+                break;
+            }
+            std::thread::sleep(next);
+            if self.try_lock(session, token, by)?.is_some() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Asks for the lock, or for a place in the queue.
@@ -246,10 +281,9 @@ impl Redis {
         let mut grant = lock_key(session);
         grant.extend_from_slice(b"_GRANT_");
         grant.extend_from_slice(token.digits().as_bytes());
-        let mut command = redis::cmd("BLPOP");
-        command.arg(grant).arg(format!("{:.3}", slice.as_secs_f64()));
-        let answer =
-            self.client.ask_patiently(&Request::of(&command), Opening::Before, slice, by).and_then(one);
+        let seconds = format!("{:.3}", slice.as_secs_f64());
+        let request = Request::of(&[b"BLPOP", &grant, seconds.as_bytes()]);
+        let answer = self.client.ask_patiently(&request, Opening::Before, slice, by).and_then(one);
         let heard = match answer {
             Ok(Value::Nil) => Heard::Nothing,
             Ok(Value::Array(mut pair)) if pair.len() == 2 => match pair.pop() {
@@ -294,7 +328,7 @@ impl Redis {
         wait_by: Deadline,
         by: Deadline,
     ) -> Result<Taken> {
-        let mut pause = Pause::new(token);
+        let mut pause = Pause::new(token, 0);
         let mut told = Again::No;
         loop {
             if let Some(taken) = self.try_lock(session, token, by)? {
@@ -307,9 +341,8 @@ impl Redis {
                 // Refused or not, the next try follows.
                 let mut mark = lock_key(session);
                 mark.extend_from_slice(b"_FOREIGN");
-                let mut command = redis::cmd("SET");
-                command.arg(mark).arg(5).arg("PX").arg(60_000);
-                let _ = self.client.ask(&Request::of(&command), Opening::Before, by);
+                let request = Request::of(&[b"SET", &mark, b"5", b"PX", b"60000"]);
+                let _ = self.client.ask(&request, Opening::Before, by);
             }
             let left = wait_by.remaining();
             if left.is_zero() {
@@ -367,10 +400,14 @@ fn turned(answer: Value, lease: Duration) -> Result<(Turned, bool), Failure> {
         }
         2 => {
             let place = u32::try_from(number(next())?).unwrap_or(u32::MAX);
-            let unattended = number(next())? == 1;
+            let woken = match number(next())? {
+                0 => Woken::ByHolder,
+                1 => Woken::Free,
+                _ => Woken::Foreign,
+            };
             let ends = u64::try_from(number(next())?).ok().map(Duration::from_millis);
             shared = number(next())? == 1;
-            Turned::Wait { place, unattended, ends }
+            Turned::Wait { place, woken, ends }
         }
         _ => Turned::Full(number(next())?),
     };
@@ -381,16 +418,18 @@ pub(super) fn lock_key(session: &[u8]) -> Vec<u8> {
     [session, b"_LOCK"].concat()
 }
 
-/// The time between two questions: from 1 ms to 20 ms, never quite the same for two waiters.
+/// The time between two questions: a quarter of a millisecond while it is quick, then from 1 ms to 20 ms; never quite
+/// the same for two waiters.
 struct Pause {
     longest: Duration,
+    quick: u32,
     random: u64,
 }
 
 impl Pause {
-    fn new(token: &Token) -> Self {
+    fn new(token: &Token, quick: u32) -> Self {
         let random = u64::from_str_radix(&token.digits()[..16], 16).unwrap_or(1) | 1;
-        Pause { longest: Duration::from_millis(1), random }
+        Pause { longest: Duration::from_millis(1), quick, random }
     }
 
     /// The next pause of the waiter at this place.
@@ -399,8 +438,15 @@ impl Pause {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let part = (self.random >> 11) as f64 / (1u64 << 53) as f64;
-        let pause = self.longest.mul_f64(0.5 + part / 2.0);
-        self.longest = self.longest.mul_f64(1.3).min(Duration::from_millis(20));
+        let longest = match self.quick {
+            0 => self.longest,
+            _ => Duration::from_micros(250),
+        };
+        match self.quick {
+            0 => self.longest = longest.mul_f64(1.3).min(Duration::from_millis(20)),
+            _ => self.quick -= 1,
+        }
+        let pause = longest.mul_f64(0.5 + part / 2.0);
         // Those further behind need not look as often.
         pause.max(Duration::from_millis(u64::from(place.min(10)) * 2))
     }
@@ -412,7 +458,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_from_one_to_twenty_milliseconds() {
-        let mut pause = Pause::new(&Token::new().unwrap());
+        let mut pause = Pause::new(&Token::new().unwrap(), 0);
         let pauses: Vec<Duration> = (0..40).map(|_| pause.next(0)).collect();
         assert!(pauses[0] <= Duration::from_millis(1), "{pauses:?}");
         assert!(pauses[39] >= Duration::from_millis(10), "{pauses:?}");

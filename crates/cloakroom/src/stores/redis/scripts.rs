@@ -21,16 +21,13 @@ impl Script {
 
     /// The request that runs it.
     pub(super) fn call(&self, by: By, session: &[u8], arguments: &[&[u8]]) -> Request {
-        let (name, text) = match by {
-            By::Hash => ("EVALSHA", self.hash.as_str()),
-            By::Text => ("EVAL", self.text),
+        let (name, text): (&[u8], _) = match by {
+            By::Hash => (b"EVALSHA", self.hash.as_str()),
+            By::Text => (b"EVAL", self.text),
         };
-        let mut command = redis::cmd(name);
-        command.arg(text).arg(1).arg(session);
-        for argument in arguments {
-            command.arg(*argument);
-        }
-        Request::of(&command)
+        let mut request = Request::default();
+        request.push(&[name, text.as_bytes(), b"1", session], arguments);
+        request
     }
 }
 
@@ -55,8 +52,8 @@ pub(super) enum Turn {
 /// Takes the lock, or a place in the queue.
 ///
 /// ARGV: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave.
-/// Answers {1, record} with the lock, {2, place, poll, ms} when it has to wait (`poll` 1: nobody will wake it; `ms`
-/// until the lock or the gap ends), {3, waiters} when too many wait, {0} after leaving. A 1 at the end of the
+/// Answers {1, record} with the lock, {2, place, poll, ms} when it has to wait (`poll` not 0: nobody will wake it, since
+/// 1 the lock is free, 2 a native handler has it; `ms` until the lock or the gap ends), {3, waiters} when too many wait, {0} after leaving. A 1 at the end of the
 /// first two says that native handlers use this session too.
 pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -78,8 +75,10 @@ local function mine(foreign)
 end
 
 local holder = redis.call('get', lock)
-if holder == me then
-  redis.call('pexpire', lock, ARGV[2])
+if holder == me or holder == me .. '*' then
+  local more = ''
+  if redis.call('lrem', queue, 0, me) == 1 and redis.call('exists', queue) == 1 then more = '*' end
+  if more == '*' then redis.call('set', lock, me .. more, 'PX', ARGV[2]) else redis.call('pexpire', lock, ARGV[2]) end
   return mine(0)
 end
 local head = redis.call('lindex', queue, 0)
@@ -112,8 +111,12 @@ else
   ends = redis.call('pttl', lock .. '_GAP')
   if ends < 0 then
     if not head or head == me then
-      if head then redis.call('lpop', queue) end
-      redis.call('set', lock, me, 'PX', ARGV[2])
+      local more = ''
+      if head then
+        redis.call('lpop', queue)
+        if redis.call('exists', queue) == 1 then more = '*' end
+      end
+      redis.call('set', lock, me .. more, 'PX', ARGV[2])
       return mine(marked)
     end
     nudge(head)
@@ -131,10 +134,11 @@ if not place then
   end
   place = redis.call('rpush', queue, me) - 1
 end
+if holder and not foreign and string.sub(holder, -1) ~= '*' then redis.call('append', lock, '*') end
 redis.call('pexpire', queue, 60000)
 redis.call('set', mark(me), 1, 'PX', ARGV[3])
 local poll = 0
-if place == 0 and (foreign or not holder) then poll = 1 end
+if place == 0 and foreign then poll = 2 elseif place == 0 and not holder then poll = 1 end
 return {2, place, poll, ends, marked}
 ",
     )
@@ -143,23 +147,31 @@ return {2, place, poll, ends, marked}
 /// Applies a change if the lock is still ours, and passes the lock on.
 ///
 /// ARGV: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
-/// (ms; 0 = there is no queue), gap (ms), hand-overs between gaps. Answers 1 done, 2 written again by a touch,
-/// 0 lock lost, -1 lock lost and yet the record is as asked; 10 more when a waiter got the lock, or a gap was left.
+/// (ms; 0 = leave the queue alone). Answers 1 done, 2 written again by a touch, 0 lock lost, -1 lock lost and yet the record is as asked; 10 more
+/// when a waiter got the lock, or a gap was left.
 ///
-/// The first reads come before the first write: a user without the right to the queue is refused before anything
-/// is done, and a write that finds the memory full is the first write, so that it changes nothing.
+/// A lock that is waited for ends with `*`, which spares the others a look at the queue. With waiters, the first
+/// reads come before the first write: a user without the right to the queue is refused before anything is done. A
+/// write that finds the memory full is the first write, so that it changes nothing.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local session, me, change = KEYS[1], ARGV[1], ARGV[2]
+local session = KEYS[1]
 local lock = session .. '_LOCK'
-local queue = lock .. '_QUEUE'
-if redis.call('get', lock) ~= me then
-  local stored = redis.call('get', session)
-  if change == 'K' or (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[4]) then return -1 end
-  return 0
+local held = redis.call('get', lock)
+local me, change = ARGV[1], ARGV[2]
+local queue, waiter
+if held ~= me then
+  if held ~= me .. '*' then
+    local stored = redis.call('get', session)
+    if change == 'K' or (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[4]) then return -1 end
+    return 0
+  end
+  if ARGV[5] ~= '0' then
+    queue = lock .. '_QUEUE'
+    waiter = redis.call('lindex', queue, 0)
+  end
 end
-local waiter = ARGV[5] ~= '0' and redis.call('lindex', queue, 0)
 local done = 1
 if change == 'W' then
   redis.call('set', session, ARGV[4], 'EX', ARGV[3])
@@ -171,29 +183,34 @@ elseif change == 'T' then
 elseif change == 'D' then
   redis.call('del', session)
 end
-local fair = lock .. '_FAIR'
+if not waiter then
+  redis.call('del', lock)
+  return done
+end
+
 local function mark(name) return lock .. '_WAIT_' .. string.sub(name, 11, 42) end
-local function grant(name) return lock .. '_GRANT_' .. string.sub(name, 11, 42) end
 while waiter and redis.call('exists', mark(waiter)) == 0 do
   redis.call('lpop', queue)
   waiter = redis.call('lindex', queue, 0)
 end
+local fair = lock .. '_FAIR'
 if not waiter then
-  if ARGV[5] == '0' then redis.call('del', lock) else redis.call('del', lock, fair) end
+  redis.call('del', lock, fair)
   return done
 end
-
+local grant = lock .. '_GRANT_' .. string.sub(waiter, 11, 42)
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local state = redis.call('hmget', fair, 'passed', 'due', 'step')
-local passed, due, step = tonumber(state[1]) or 0, tonumber(state[2]) or now + 1000, tonumber(state[3]) or 4000
+local state = redis.call('hmget', fair, 'passed', 'due', 'step', 'last')
+local passed, due, step = tonumber(state[1]) or 0, tonumber(state[2]), tonumber(state[3])
+if not due or now - tonumber(state[4]) > 2000 then due, step = now + 1000, 4000 end
 local foreign = lock .. '_FOREIGN'
 local marked = redis.call('exists', foreign) == 1
 local gap
-if marked then gap = passed >= tonumber(ARGV[7]) else gap = now >= due end
+if marked then gap = passed >= 3 else gap = now >= due end
 if gap then
   redis.call('del', lock)
-  redis.call('set', lock .. '_GAP', 1, 'PX', ARGV[6])
+  redis.call('set', lock .. '_GAP', 1, 'PX', 22)
   passed = 0
   if marked then
     if redis.call('decr', foreign) <= 0 then redis.call('del', foreign) end
@@ -201,18 +218,21 @@ if gap then
     due = now + step
     step = math.min(step * 4, 30000)
   end
-  if redis.call('exists', grant(waiter)) == 0 then redis.call('rpush', grant(waiter), 'P') end
-  redis.call('pexpire', grant(waiter), 3000)
+  if redis.call('exists', grant) == 0 then redis.call('rpush', grant, 'P') end
+  redis.call('pexpire', grant, 3000)
 else
   passed = passed + 1
   redis.call('lpop', queue)
-  redis.call('set', lock, waiter, 'PX', ARGV[5])
+  local more = ''
+  if redis.call('exists', queue) == 1 then more = '*' end
+  redis.call('set', lock, waiter .. more, 'PX', ARGV[5])
   redis.call('del', mark(waiter))
   local record = redis.call('get', session)
-  redis.call('rpush', grant(waiter), record and 'L' .. record or 'N')
-  redis.call('pexpire', grant(waiter), ARGV[5])
+  redis.call('rpush', grant, record and 'L' .. record or 'N')
+  redis.call('pexpire', grant, ARGV[5])
 end
-redis.call('hset', fair, 'passed', passed, 'due', string.format('%.0f', due), 'step', step)
+redis.call('hset', fair, 'passed', passed, 'due', string.format('%.0f', due), 'step', step,
+  'last', string.format('%.0f', now))
 redis.call('pexpire', fair, 60000)
 return done + 10
 ",
@@ -223,7 +243,8 @@ return done + 10
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-if redis.call('get', KEYS[1] .. '_LOCK') ~= ARGV[1] then return 0 end
+local held = redis.call('get', KEYS[1] .. '_LOCK')
+if held ~= ARGV[1] and held ~= ARGV[1] .. '*' then return 0 end
 redis.call('pexpire', KEYS[1] .. '_LOCK', ARGV[2])
 return 1
 ",

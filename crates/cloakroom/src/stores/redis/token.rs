@@ -29,6 +29,11 @@ impl Token {
         self.0.as_bytes()
     }
 
+    /// Whether a lock of this value is ours; a `*` at its end says that somebody waits for it.
+    pub(super) fn holds(&self, lock: &[u8]) -> bool {
+        lock.strip_suffix(b"*").unwrap_or(lock) == self.as_bytes()
+    }
+
     /// The random digits, by which the keys of a waiter are named.
     pub(super) fn digits(&self) -> &str {
         &self.0[MARK.len()..MARK.len() + 32]

@@ -1,16 +1,20 @@
 //! The connection to one server: requests out, replies in, nothing else.
 
+use std::fmt;
 use std::io::{self, ErrorKind as Io, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use redis::{Cmd, Parser, Value};
+use redis::{Parser, Value};
 
-use super::options::Options;
+use super::options::{Credentials, Options};
 use super::reply::{Refusal, unexpected};
 use super::scripts::{By, Script};
 use crate::net::{Conn, Dialer};
 use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
+
+/// A connection that was used this lately is taken to be open still.
+const IDLE: Duration = Duration::from_millis(5);
 
 /// Commands that go out in one write, and are answered by as many replies.
 #[derive(Debug, Clone, Default)]
@@ -20,15 +24,35 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn of(command: &Cmd) -> Self {
-        Request::default().and(command)
+    pub(super) fn of(command: &[&[u8]]) -> Self {
+        let mut request = Request::default();
+        request.push(command, &[]);
+        request
     }
 
     #[must_use]
-    pub(super) fn and(mut self, command: &Cmd) -> Self {
-        command.write_packed_command(&mut self.bytes);
-        self.replies += 1;
+    pub(super) fn and(mut self, command: &[&[u8]]) -> Self {
+        self.push(command, &[]);
         self
+    }
+
+    /// Adds a command, given in two parts, as an array of bulk strings: Redis' protocol for requests.
+    pub(super) fn push(&mut self, command: &[&[u8]], rest: &[&[u8]]) {
+        let words = || command.iter().chain(rest);
+        self.bytes.reserve(words().map(|word| word.len() + 16).sum::<usize>() + 16);
+        self.head(b'*', command.len() + rest.len());
+        for word in words() {
+            self.head(b'$', word.len());
+            self.bytes.extend_from_slice(word);
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        self.replies += 1;
+    }
+
+    fn head(&mut self, sign: u8, length: usize) {
+        self.bytes.push(sign);
+        self.bytes.extend_from_slice(length.to_string().as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
     }
 }
 
@@ -54,21 +78,27 @@ pub(super) enum Opening {
 }
 
 /// The connection, opened at its first use, and what it has done.
-#[derive(Debug)]
 pub(super) struct Client {
     options: Arc<Options>,
     dialer: Arc<Dialer>,
     connect_timeout: Duration,
     timeout: Duration,
     link: Option<Link>,
+    /// The process that opened the connection.
+    pid: u32,
     pub(super) counters: Counters,
 }
 
-#[derive(Debug)]
 struct Link {
     conn: Conn,
-    /// The process that opened it: a forked child leaves the parent's connection alone.
-    pid: u32,
+    parser: Parser,
+    used: Instant,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({}, {:?})", self.options.shown, self.counters)
+    }
 }
 
 impl Client {
@@ -79,6 +109,7 @@ impl Client {
             options,
             dialer,
             link: None,
+            pid: 0,
             counters: Counters::default(),
         }
     }
@@ -91,6 +122,7 @@ impl Client {
             connect_timeout: self.connect_timeout,
             timeout: self.timeout,
             link: None,
+            pid: 0,
             counters: Counters::default(),
         }
     }
@@ -114,7 +146,7 @@ impl Client {
         by: Deadline,
     ) -> Result<Vec<Value>, Failure> {
         // Taken out: whatever goes wrong below drops the connection, and with it what is still to come over it.
-        let link = self.link.take().filter(|link| link.pid == std::process::id());
+        let link = self.link.take();
         let fresh = link.is_none();
         let mut link = match link {
             Some(link) => link,
@@ -150,7 +182,10 @@ impl Client {
         let refusal = replies.iter().find_map(refused);
         match refusal {
             Some(refusal) if refusal.elsewhere() => self.dialer.forget_addresses(),
-            _ => self.link = Some(link),
+            _ => {
+                link.used = Instant::now();
+                self.link = Some(link);
+            }
         }
         Ok(replies)
     }
@@ -190,44 +225,57 @@ impl Client {
         }
     }
 
-    /// Drops the connection if it is seen to be dead: what is sent next is then known not to be lost with it.
+    /// Drops the connection if it died while it was idle: what is sent next is then known not to be lost with it.
     pub(super) fn look_alive(&mut self) {
-        if self.link.as_ref().is_some_and(|link| !link.conn.is_quiet()) {
+        if self.link.as_ref().is_some_and(|link| link.used.elapsed() > IDLE && !link.conn.is_quiet()) {
+            self.link = None;
+        }
+    }
+
+    /// Leaves the connection alone if another process opened it: a forked child has a copy of its parent's.
+    pub(super) fn look_around(&mut self) {
+        let pid = std::process::id();
+        if self.pid != pid {
+            self.pid = pid;
             self.link = None;
         }
     }
 
     /// The failure as the user's error.
     pub(super) fn error(&self, failure: Failure) -> Error {
-        match failure {
+        let error = match failure {
             Failure::Failed(error) => error,
             Failure::Refused(refusal) => refusal.error(self.options.ignored_userinfo),
             Failure::Cut(error) => Error::new(ErrorKind::Unreachable, "the server cut the connection")
                 .source(error)
                 .hint("see the server's log; a firewall or a proxy between may cut connections too")
                 .maybe_applied(),
-        }
-        .on(self.options.shown.as_str())
+        };
+        self.locate(error)
+    }
+
+    /// The error with the store's name.
+    pub(super) fn locate(&self, error: Error) -> Error {
+        error.on(self.options.shown.as_str())
     }
 
     fn connect(&mut self, by: Deadline) -> Result<Link> {
         let conn = self.dialer.dial(self.timeout, by.within(self.connect_timeout))?;
         self.counters.connects += 1;
-        Ok(Link { conn, pid: std::process::id() })
+        Ok(Link { conn, parser: Parser::new(), used: Instant::now() })
     }
 
     fn introduction(&self) -> Request {
         let mut request = Request::default();
-        if let Some(credentials) = &self.options.credentials {
-            let mut auth = redis::cmd("AUTH");
-            if let Some(user) = &credentials.user {
-                auth.arg(user);
+        if let Some(Credentials { user, password }) = &self.options.credentials {
+            let password = password.reveal().as_bytes();
+            match user {
+                Some(user) => request.push(&[b"AUTH", user.as_bytes(), password], &[]),
+                None => request.push(&[b"AUTH", password], &[]),
             }
-            auth.arg(credentials.password.reveal());
-            request = request.and(&auth);
         }
         if self.options.database > 0 {
-            request = request.and(redis::cmd("SELECT").arg(self.options.database));
+            request.push(&[b"SELECT", self.options.database.to_string().as_bytes()], &[]);
         }
         request
     }
@@ -288,11 +336,9 @@ impl Link {
     fn exchange(&mut self, request: &Request, by: Deadline) -> Result<Vec<Value>, Failure> {
         self.conn.send(&request.bytes, by).map_err(broken)?;
         let mut replies = Vec::with_capacity(request.replies);
-        // A parser for this exchange alone: no byte of an earlier one can be left in it.
-        let mut parser = Parser::new();
-        let mut incoming = Incoming { conn: &mut self.conn, by, failed: None };
+        let mut incoming = Incoming { conn: &mut self.conn, by, received: 0, failed: None };
         while replies.len() < request.replies {
-            match parser.parse_value(&mut incoming) {
+            match self.parser.parse_value(&mut incoming) {
                 Ok(value) => replies.push(value),
                 Err(_) if incoming.failed.is_some() => {
                     // A server that is full says so once, and hangs up.
@@ -311,8 +357,29 @@ impl Link {
                 }
             }
         }
+        // Bytes that nobody asked for would be taken for the next answer.
+        let asked: Option<usize> = replies.iter().map(length).sum();
+        if asked.is_some_and(|asked| asked != incoming.received) {
+            return Err(Failure::Failed(
+                Error::new(ErrorKind::Corrupt, "the server answered more than it was asked").maybe_applied(),
+            ));
+        }
         Ok(replies)
     }
+}
+
+/// How many bytes this reply had on the wire; `None` for those that have more than one form.
+fn length(value: &Value) -> Option<usize> {
+    let digits = |number: usize| number.checked_ilog10().unwrap_or(0) as usize + 1;
+    Some(match value {
+        Value::Nil | Value::Okay => 5,
+        Value::Int(number) => {
+            digits(usize::try_from(number.unsigned_abs()).ok()?) + 3 + usize::from(*number < 0)
+        }
+        Value::BulkString(bytes) => digits(bytes.len()) + 5 + bytes.len(),
+        Value::Array(items) => digits(items.len()) + 3 + items.iter().map(length).sum::<Option<usize>>()?,
+        _ => return None,
+    })
 }
 
 fn broken(error: io::Error) -> Failure {
@@ -330,6 +397,7 @@ fn broken(error: io::Error) -> Failure {
 struct Incoming<'a> {
     conn: &'a mut Conn,
     by: Deadline,
+    received: usize,
     failed: Option<io::Error>,
 }
 
@@ -340,7 +408,10 @@ impl Read for &mut Incoming<'_> {
                 self.failed = Some(io::Error::new(Io::UnexpectedEof, "the connection was closed"));
                 Err(Io::UnexpectedEof.into())
             }
-            Ok(read) => Ok(read),
+            Ok(read) => {
+                self.received += read;
+                Ok(read)
+            }
             Err(error) => {
                 let kind = error.kind();
                 self.failed = Some(error);
