@@ -1,0 +1,194 @@
+//! The race for one session: eight workers that each add to it again and again, some of them with a native handler.
+//!
+//! Each worker has a mount namespace of its own, with its own `/tmp`, `/var/tmp` and `/dev/shm`: what keeps them apart
+//! is the store, and no local lock can pass for it.
+// A test stops at the first thing that is not as expected.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod place;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use place::{ID, Place};
+use testbed::need::Need;
+use testbed::php::{Running, Script};
+use testbed::suite::{self, Case, case};
+
+const WORKERS: usize = 8;
+const TIMES: usize = 200;
+const TOTAL: usize = WORKERS * TIMES;
+
+fn main() {
+    let files = &[Need::Php, Need::MountNamespaces][..];
+    let redis = &[Need::Php, Need::MountNamespaces, Need::Redis][..];
+    let redis5 = &[Need::Php, Need::MountNamespaces, Need::Redis, Need::PhpRedis, Need::PhpIgbinary][..];
+    let redis6 = &[Need::Php, Need::MountNamespaces, Need::Redis, Need::PhpRedis6][..];
+    let all = "eight_workers_lose_no_update";
+    let mixed = "eight_workers_of_which_four_are_native_lose_no_update";
+    let without = "without_the_lock_updates_are_lost";
+    let fair = "under_continuous_load_native_workers_get_their_turns";
+    let cases: Vec<Case> = vec![
+        case(format!("files: {all}"), files, || lose_no_update(&Place::files(), ours)),
+        case(format!("redis: {all}"), redis, || lose_no_update(&Place::redis(), ours)),
+        case(format!("files: {mixed}"), files, || lose_no_update(&Place::files(), files_handler)),
+        case(format!("redis, phpredis 5: {mixed}"), redis5, || lose_no_update(&Place::redis(), phpredis5)),
+        case(format!("redis, phpredis 6: {mixed}"), redis6, || lose_no_update(&Place::redis(), phpredis6)),
+        case(format!("files: {without}"), files, || lose_updates(&Place::files())),
+        case(format!("redis: {without}"), redis, || lose_updates(&Place::redis())),
+        case(format!("files: {fair}"), files, || share_fairly(&Place::files(), files_handler)),
+        case(format!("redis, phpredis 6: {fair}"), redis6, || share_fairly(&Place::redis(), phpredis6)),
+    ];
+    suite::run(cases)
+}
+
+/// How a worker's script is set up.
+type Setup = fn(&Place, &str) -> Script;
+
+fn ours(place: &Place, code: &str) -> Script {
+    place.script(code).ini("cloakroom.lock_wait", "60")
+}
+
+fn native(place: &Place, code: &str, handler: &str) -> Script {
+    Script::new(format!("const ID = '{ID}';\n{code}"))
+        .ini("session.save_handler", handler)
+        .ini("session.save_path", place.save_path())
+        .ini("session.use_cookies", "0")
+        .ini("session.use_only_cookies", "0")
+}
+
+fn files_handler(place: &Place, code: &str) -> Script {
+    native(place, code, "files")
+}
+
+/// With the locks that it does not take by default, and as many tries as it takes.
+fn phpredis5(place: &Place, code: &str) -> Script {
+    native(place, code, "redis")
+        .module("igbinary.so")
+        .module("redis.so")
+        .ini("redis.session.locking_enabled", "1")
+        .ini("redis.session.lock_retries", "-1")
+}
+
+/// With locks, and else its defaults.
+fn phpredis6(place: &Place, code: &str) -> Script {
+    native(place, code, "redis")
+        .module(&testbed::php::phpredis6().display().to_string())
+        .ini("redis.session.locking_enabled", "1")
+}
+
+/// Waits for the start, then adds to the session while this holds, and prints what it came to.
+fn adding(condition: &str) -> String {
+    format!(
+        "fwrite(STDOUT, 'ready ');
+        fgets(STDIN);
+        $end = microtime(true) + 8;
+        for ($i = 0; {condition}; $i++) {{
+            session_id(ID);
+            session_start(['cache_limiter' => '']) or exit('refused');
+            $n = $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
+            usleep(200);
+            session_write_close();
+            $counts[] = $n;
+        }}
+        echo implode(' ', $counts);"
+    )
+}
+
+/// Half of the workers set up as ours, half as the others.
+fn start(place: &Place, others: Setup, condition: &str) -> (Vec<Running>, Vec<Running>) {
+    let half = |setup: Setup| -> Vec<Running> {
+        (0..WORKERS / 2).map(|_| spawn_apart(place, setup(place, &adding(condition)))).collect()
+    };
+    let halves = (half(ours), half(others));
+    go(&halves.0.iter().chain(&halves.1).collect::<Vec<_>>());
+    halves
+}
+
+fn spawn_apart(place: &Place, script: Script) -> Running {
+    script.through(&apart(place).each_ref().map(String::as_str)).spawn()
+}
+
+/// Lets all of them start at once.
+fn go(workers: &[&Running]) {
+    workers.iter().for_each(|worker| worker.wait_for("ready "));
+    workers.iter().for_each(|worker| worker.say("go"));
+}
+
+/// The counts that these workers came to.
+#[track_caller]
+fn finish(workers: Vec<Running>) -> Vec<usize> {
+    let printed: Vec<String> = workers.into_iter().map(|worker| worker.finish().ok()).collect();
+    let counts = printed.iter().flat_map(|printed| printed.trim_start_matches("ready ").split(' '));
+    counts.map(|count| count.parse().unwrap_or_else(|_| panic!("not a count: {count:?}"))).collect()
+}
+
+fn total(place: &Place) -> usize {
+    let record = String::from_utf8(place.stored(ID).expect("a session")).unwrap();
+    let count = record.strip_prefix("n|i:").and_then(|rest| rest.strip_suffix(';'));
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("not a counter: {record:?}"))
+}
+
+fn lose_no_update(place: &Place, others: Setup) {
+    let (ours, others) = start(place, others, &format!("$i < {TIMES}"));
+    let (ours, others) = (finish(ours), finish(others));
+    let reached: BTreeSet<usize> = ours.iter().chain(&others).copied().collect();
+    assert_eq!((ours.len() + others.len(), total(place)), (TOTAL, TOTAL));
+    assert_eq!(reached, (1..=TOTAL).collect(), "each count is reached once");
+    // One half after the other would be no race.
+    let turns = |half: &[usize]| (*half.iter().min().unwrap(), *half.iter().max().unwrap());
+    let ((first, last), (others_first, others_last)) = (turns(&ours), turns(&others));
+    assert!(first < others_last && others_first < last, "the halves ran one after the other");
+}
+
+/// The race above can fail.
+fn lose_updates(place: &Place) {
+    let unlocked: Setup = |place, code| ours(place, code).ini("cloakroom.lock", "off");
+    let workers: Vec<Running> = (0..WORKERS)
+        .map(|_| spawn_apart(place, unlocked(place, &adding(&format!("$i < {TIMES}")))))
+        .collect();
+    go(&workers.iter().collect::<Vec<_>>());
+    assert_eq!(finish(workers).len(), TOTAL);
+    assert!(total(place) < TOTAL, "no update was lost without the lock");
+}
+
+/// Eight seconds without a pause: nobody is refused, and the native half gets a quarter of its half at least.
+fn share_fairly(place: &Place, others: Setup) {
+    let (ours, others) = start(place, others, "microtime(true) < $end");
+    let (ours, others) = (finish(ours).len(), finish(others).len());
+    assert_eq!(total(place), ours + others);
+    assert!(others >= (ours + others) / 2 / 4, "{ours} turns of ours, {others} of the native handler");
+}
+
+/// The words that start a program in a mount namespace of its own: temporary directories and shared memory are empty
+/// there, but for the store, this workspace, and the script that is the program's last argument.
+fn apart(place: &Place) -> [String; 6] {
+    let extension = testbed::php::extension();
+    let mut kept = vec![testbed::php::workspace(), extension.parent().unwrap()];
+    if let Place::Files(directory) = place {
+        kept.push(directory.path());
+    }
+    let quoted = |path: &Path| format!("'{}'", path.display());
+    let script = format!(
+        r#"set -e
+        for last; do :; done
+        for temporary in {temporary} /tmp /var/tmp; do
+            case " $seen " in *" $temporary "*) continue ;; esac
+            seen="$seen $temporary"
+            # Put together where nothing is needed from, then moved.
+            mount -t tmpfs own /dev/shm
+            for kept in {kept} "$(dirname "$last")"; do
+                case $kept in "$temporary"/*)
+                    mkdir -p "/dev/shm${{kept#"$temporary"}}"
+                    mount --bind "$kept" "/dev/shm${{kept#"$temporary"}}" ;;
+                esac
+            done
+            mount --move /dev/shm "$temporary"
+        done
+        mount -t tmpfs own /dev/shm
+        exec "$@""#,
+        temporary = quoted(&std::env::temp_dir()),
+        kept = kept.into_iter().map(quoted).collect::<Vec<_>>().join(" ")
+    );
+    ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned)
+}
