@@ -156,7 +156,7 @@ fn caller() -> Caller {
             Frame::Start { read_and_close: given && reads_and_closes(&argument) }
         }
         // The methods of PHP's SessionHandler, which a class of the script may wrap.
-        Some(b"read" | b"destroy" | b"validateId") => frame_below(),
+        Some(b"read" | b"destroy") => frame_below(),
         Some(_) => Frame::Script,
     };
     Caller {
@@ -174,37 +174,59 @@ enum Frame {
 }
 
 /// The session function in the call stack, for a callback that a class of the script passed on.
+///
+/// PHP itself destroys (what it could not decode) only from below `session_start()` and `session_reset()`; a class that
+/// destroys while it writes, reads or collects does so of its own will.
 fn frame_below() -> Frame {
+    let destroys = active_function() == Some(b"destroy");
     let mut trace = Zval::UNDEFINED;
     // SAFETY: PHP fills the zval with an array of arrays that `trace` then owns, and that is released once at the
     // end. It may run out of memory and not return; nothing of ours needs dropping. The lookups borrow from the
     // array and end before its release; names are compared where they are.
     unsafe {
         zend_fetch_debug_backtrace(&raw mut trace, 0, 0, 0);
-        let mut found = Frame::Php;
+        let mut found = Frame::Script;
         let mut index = 0;
         while let Some(frame) = trace.array().and_then(|frames| zend_hash_index_find(frames, index).as_ref())
         {
             index += 1;
             let Some(fields) = frame.array() else { continue };
-            if !zend_hash_str_find(fields, c"class".as_ptr(), 5).is_null() {
-                continue;
-            }
+            let is_method = !zend_hash_str_find(fields, c"class".as_ptr(), 5).is_null();
             let name =
                 zend_hash_str_find(fields, c"function".as_ptr(), 8).as_ref().and_then(|name| name.string());
-            match name {
-                Some(b"session_start") => {
+            match (is_method, name) {
+                (
+                    true,
+                    Some(
+                        b"write" | b"updateTimestamp" | b"read" | b"validateId" | b"gc" | b"open" | b"close",
+                    ),
+                ) if destroys => {
+                    break;
+                }
+                (false, Some(b"session_start")) => {
                     let arguments =
                         zend_hash_str_find(fields, c"args".as_ptr(), 4).as_ref().and_then(Zval::array);
                     let options = arguments.and_then(|arguments| zend_hash_index_find(arguments, 0).as_ref());
                     found = Frame::Start { read_and_close: options.is_some_and(reads_and_closes) };
                     break;
                 }
-                Some(b"session_reset") => break,
-                Some(name) if name.starts_with(b"session_") => {
-                    found = Frame::Script;
+                (false, Some(b"session_reset")) => {
+                    found = Frame::Php;
                     break;
                 }
+                (
+                    false,
+                    Some(
+                        b"session_destroy"
+                        | b"session_regenerate_id"
+                        | b"session_create_id"
+                        | b"session_decode"
+                        | b"session_write_close"
+                        | b"session_commit"
+                        | b"session_abort"
+                        | b"session_gc",
+                    ),
+                ) => break,
                 _ => {}
             }
         }
@@ -230,6 +252,7 @@ fn reads_and_closes(options: &Zval) -> bool {
     }
 }
 
+/// As the web server says; the command line and PHP's built-in server do not, so that no method is safe there.
 fn is_safe_method() -> bool {
     // SAFETY: PHP returns null or a NUL-terminated copy of ours, which is compared and freed once.
     unsafe {
@@ -326,7 +349,8 @@ extern "C" fn s_read(
         // SAFETY: PHP copies the bytes, which stay where they are until the next read of this thread. It may run out
         // of memory and not return; the bytes are not ours alone to free.
         unsafe { *value = new_string(start, length) };
-        READ.with(|slot| slot.borrow_mut().clear());
+        // Not kept: one large session must not stay in memory.
+        READ.with(|slot| *slot.borrow_mut() = Vec::new());
     }
     finish(read)
 }
@@ -922,7 +946,7 @@ unsafe extern "C" {
 
     fn get_active_function_name() -> *const c_char;
     fn zend_get_parameters_array_ex(count: u32, arguments: *mut Zval) -> c_int;
-    fn zend_wrong_parameters_none_error() -> c_int;
+    fn zend_wrong_parameters_none_error();
     fn zend_fetch_debug_backtrace(trace: *mut Zval, skip_last: c_int, options: c_int, limit: c_int);
     fn zend_hash_str_find(array: *const ZendArray, key: *const c_char, length: usize) -> *mut Zval;
     fn zend_hash_index_find(array: *const ZendArray, index: u64) -> *mut Zval;

@@ -113,14 +113,26 @@ struct Held {
     /// `None` once committed.
     hold: Option<Hold>,
     renewing: Option<Renewing>,
-    /// Why the session is open without its lock; a write is refused with it.
-    without_lock: Option<Error>,
+    /// Why the session is open without its lock; a change is refused with it.
+    without_lock: Option<String>,
     /// The hash of what a handler of the script's own wrote last: it may write again.
     written: Option<u64>,
 }
 
 /// Stores that one worker keeps connections to, when scripts use several.
 const STORES_KEPT: usize = 4;
+
+/// How long PHP's gc may keep a visitor's request; the next one goes on where this one stopped.
+const SWEEP: Duration = Duration::from_millis(200);
+
+impl Drop for Handler {
+    /// A thread of PHP ends (ZTS), without the end of the module.
+    fn drop(&mut self) {
+        if self.is_forked() {
+            self.abandon();
+        }
+    }
+}
 
 impl Handler {
     pub(crate) fn new(environment: &'static Environment, forks: &'static AtomicU32) -> Self {
@@ -199,15 +211,16 @@ impl Handler {
             Some((failed, error)) if failed == id => return Err(error),
             _ => {}
         }
-        let again = self
-            .held
-            .as_ref()
-            .is_some_and(|held| held.id == id && held.unread.is_none() && held.hold.is_some());
-        if again {
+        let another_is_open = self.held.as_ref().is_some_and(|held| held.id != id && held.unread.is_none());
+        if another_is_open && caller.from == From::Script {
+            // A handler of the script's own looks at another session, for session_create_id() perhaps. The lock of
+            // the one that is open must not be given away for it.
             let by = self.deadline(Duration::ZERO)?;
             let opened = self.store()?.open(&id, Access::ReadOnly, by);
             return opened.map(|opened| bytes(opened.record)).map_err(|error| self.failed(error));
         }
+        // After a session_reset() the session is opened again: what was changed is given up, so that nothing is lost
+        // if another request comes first.
         if !self.held.as_ref().is_some_and(|held| held.id == id && held.unread.is_some()) {
             self.lock_and_read(&id, Unknown::Lock, caller)?;
         }
@@ -228,7 +241,8 @@ impl Handler {
     /// Removes the session. PHP also calls this for a session that it could not decode (another serializer, a torn
     /// read): that one is kept.
     pub(crate) fn destroy(&mut self, id: &[u8], caller: Caller) -> Result<()> {
-        if caller.from == From::StartOrPhp && !self.is_forked() {
+        let is_held = self.held.as_ref().is_some_and(|held| held.id.as_str().as_bytes() == id);
+        if caller.from == From::StartOrPhp && is_held && !self.is_forked() {
             self.release()?;
             let what = "PHP could not decode the session; it is kept as it is";
             return Err(Error::new(ErrorKind::Corrupt, what)
@@ -246,8 +260,7 @@ impl Handler {
         if self.store()?.guarantees().sweeping == cloakroom::Sweeping::ByEngine {
             return Ok(0);
         }
-        let by = self.deadline(Duration::ZERO)?;
-        let swept = self.store()?.sweep(time_to_live(lifetime), by);
+        let swept = self.store()?.sweep(time_to_live(lifetime), Deadline::after(SWEEP));
         swept.map_err(|error| self.failed(error))
     }
 
@@ -288,7 +301,9 @@ impl Handler {
 
     /// After a panic nothing of this worker is trusted any more; the leases of its locks run out.
     pub(crate) fn distrust(&mut self) {
-        self.held = None;
+        if let Some(renewing) = self.held.take().and_then(|held| held.renewing) {
+            self.renewer.end(renewing);
+        }
         self.deferred = None;
         self.stores.clear();
     }
@@ -370,7 +385,7 @@ impl Handler {
                 let by = self.deadline(Duration::ZERO)?;
                 let opened =
                     self.store()?.open(id, Access::ReadOnly, by).map_err(|error| self.failed(error))?;
-                (opened, Some(busy))
+                (opened, Some(busy.to_string()))
             }
             opened => (opened.map_err(|error| self.failed(error))?, None),
         };
@@ -401,7 +416,14 @@ impl Handler {
         if self.is_forked() {
             return Ok(());
         }
+        let adds_nothing =
+            |held: &Held| matches!((&held.hold, change), (Some(Hold::ReadOnly), Change::Touch(..)));
         let done = match self.held.take_if(|held| held.id.as_str().as_bytes() == id) {
+            // Whoever has the lock prolongs the session.
+            Some(held) if adds_nothing(&held) => {
+                self.held = Some(held);
+                return Ok(());
+            }
             Some(mut held) => {
                 let done = self.change_held(&mut held, change, writer);
                 self.held = Some(held);
@@ -420,20 +442,18 @@ impl Handler {
     }
 
     fn change_held(&mut self, held: &mut Held, change: Change<'_>, writer: Writer) -> Result<()> {
-        if let Some(busy) = held.without_lock.take() {
-            let what = "the session was opened read-only because its lock was busy, and is not written";
-            return Err(Error::new(ErrorKind::LockBusy, what).source(busy));
-        }
         let done = match held.hold.take() {
-            // A second write of the same session, after the first one released the lock.
-            None => self.change_unopened(&held.id, change, held.written),
-            // PHP itself never writes after read_and_close; a handler of the script's own might.
-            Some(Hold::ReadOnly) => self.change_unopened(&held.id, change, None),
+            Some(Hold::ReadOnly) => {
+                held.hold = Some(Hold::ReadOnly);
+                return Err(read_only(held.without_lock.as_deref()).on(self.store_name()));
+            }
             Some(Hold::Unlocked) => {
                 held.hold = Some(Hold::Unlocked);
                 self.commit(&held.id, Hold::Unlocked, change, None)
             }
             Some(hold) => self.commit(&held.id, hold, change, held.renewing.take()),
+            // A second write of the same session, after the first one released the lock.
+            None => self.change_unopened(&held.id, change, held.written),
         };
         held.written = match change {
             Change::Write(data, _) | Change::Touch(data, _) if writer == Writer::Script => Some(hash(data)),
@@ -546,6 +566,19 @@ fn reads_on(on_lock_timeout: OnLockTimeout, caller: Caller) -> bool {
         OnLockTimeout::Fail => false,
         OnLockTimeout::ReadOnly => true,
         OnLockTimeout::Auto => caller.safe_method,
+    }
+}
+
+fn read_only(busy: Option<&str>) -> Error {
+    match busy {
+        Some(busy) => {
+            let what = "the session was opened read-only because its lock was busy, and is not written";
+            Error::new(ErrorKind::LockBusy, what).source(busy)
+        }
+        None => {
+            Error::new(ErrorKind::Unsupported, "the session was opened to be read only, and is not written")
+                .hint("start it without read_and_close to write it")
+        }
     }
 }
 

@@ -60,6 +60,9 @@ impl Renewer {
         let due = now + renewal.every;
         // Each renewal grants a whole lease: the last one comes a lease before the end.
         let until = now + settings.lease_max.saturating_sub(settings.lease);
+        if due > until {
+            return id;
+        }
         state.jobs.push(Job { id, due, until, timeout: settings.timeout, renewal });
         if state.wakes_at.is_none_or(|at| at > due) {
             self.shared.wake.notify_one();
@@ -94,6 +97,12 @@ impl Renewer {
     /// held for ever.
     pub(crate) fn abandon_after_fork(&mut self) {
         std::mem::forget(std::mem::replace(self, Renewer::new()));
+    }
+}
+
+impl Drop for Renewer {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -225,6 +234,26 @@ mod tests {
         while renewals.recv_timeout(PATIENCE).is_ok() {}
         assert!(renewer.shared.lock().jobs.is_empty());
         renewer.stop();
+    }
+
+    #[test]
+    fn a_lease_that_may_not_be_longer_is_never_renewed() {
+        let mut renewer = Renewer::new();
+        let (renewal, renewals) = renewal(SOON);
+        let lease = Duration::from_secs(15);
+        renewer.begin(renewal, &Settings { lease, lease_max: lease, ..Settings::default() });
+        assert!(renewals.recv().is_err(), "the renewal was dropped unused");
+    }
+
+    #[test]
+    fn a_renewer_that_is_dropped_ends_its_thread() {
+        let mut renewer = Renewer::new();
+        let (renewal, renewals) = renewal(SOON);
+        renewer.begin(renewal, &Settings::default());
+        renewals.recv_timeout(PATIENCE).unwrap();
+        drop(renewer);
+        while renewals.try_recv().is_ok() {}
+        assert!(renewals.recv().is_err(), "the thread has let go of the renewal");
     }
 
     #[test]

@@ -24,6 +24,12 @@ fn main() {
     every("a_child_that_outlives_its_parent_leaves_the_session_free", child_outlives_its_parent);
     every("hostile_ids_never_reach_the_store", hostile_ids);
     every("a_second_write_is_refused_once_another_request_has_written", second_write_after_another);
+    every("a_class_that_destroys_an_emptied_session_is_obeyed", destroying_an_emptied_session);
+    every("destroying_another_session_leaves_the_open_one_locked", destroying_another_session);
+    every("looking_at_another_session_leaves_the_open_one_locked", looking_at_another_session);
+    every("a_session_without_its_lock_is_never_written", without_its_lock);
+    every("an_unchanged_session_without_its_lock_is_no_failure", unchanged_without_its_lock);
+    every("without_locks_the_last_writer_wins", without_locks);
     every("running_out_of_memory_while_reading_keeps_the_record", out_of_memory_while_reading);
     every("status_tells_the_store_and_the_last_commit", status_tells);
     every("magentos_kind_of_wrapper_works_on_it", magentos_kind_of_wrapper);
@@ -35,6 +41,7 @@ fn main() {
         let name = format!("{store}: symfonys_strict_handler_works_on_it");
         cases.push(case(name, needs, move || symfonys_strict_handler(place())));
     }
+    cases.push(case("files: gc_removes_what_has_expired", &[Need::Php], gc_removes_what_has_expired));
     cases.push(case("bad_settings_fail_the_start_and_name_the_setting", &[Need::Php], bad_settings));
     cases.push(case("ini_set_refuses_a_bad_value", &[Need::Php], ini_set_refuses));
     cases.push(case(
@@ -334,6 +341,129 @@ fn second_write_after_another(place: Place) {
         "{ran}"
     );
     assert_eq!(place.stored(ID).unwrap(), b"mine|i:1;theirs|i:1;");
+}
+
+/// Symfony's base class destroys a session that is written empty; at the end of the request no function is active.
+fn destroying_an_emptied_session(place: Place) {
+    let wrapper = "class Emptying extends SessionHandler {
+            public function write(string $id, string $data): bool {
+                return $data === '' ? $this->destroy($id) : parent::write($id, $data);
+            }
+        }
+        session_set_save_handler(new Emptying(), false);
+        session_id(ID);
+        session_start();";
+    for end in ["", "session_write_close();"] {
+        place.store(ID, b"user|s:5:\"alice\";");
+        place.run(&format!("{wrapper} $_SESSION = []; {end}"));
+        assert_eq!(place.stored(ID), None, "logged out for good, with {end:?}");
+    }
+}
+
+const OTHER: &str = "b2b9c0d4e6f8a1b3c5d7e9f0a2";
+
+/// Does something in the middle of a session, and finds it locked still.
+fn stays_locked_through(place: &Place, middle: &str) -> String {
+    let running = place
+        .script(&format!(
+            "class Wrapper extends SessionHandler {{
+                public function validateId(string $id): bool {{ return parent::read($id) !== ''; }}
+            }}
+            $handler = new Wrapper();
+            session_set_save_handler($handler, true);
+            session_id(ID);
+            session_start();
+            $_SESSION['n'] = 1;
+            {middle}
+            while (ob_get_level()) ob_end_flush();
+            echo 'holding';
+            fgets(STDIN);"
+        ))
+        .spawn();
+    running.wait_for("holding");
+    let tried =
+        place.script("session_id(ID); var_dump(session_start());").ini("cloakroom.lock_wait", "0.1").run();
+    assert_eq!(tried.stdout, "bool(false)\n", "the lock was given away: {tried}");
+    running.say("go on");
+    let printed = running.finish().ok();
+    assert_eq!(place.stored(ID).unwrap(), b"n|i:1;");
+    printed
+}
+
+fn destroying_another_session(place: Place) {
+    place.store(OTHER, b"n|i:7;");
+    stays_locked_through(&place, &format!("$handler->destroy('{OTHER}');"));
+    assert_eq!(place.stored(OTHER), None);
+}
+
+fn looking_at_another_session(place: Place) {
+    place.store(OTHER, b"n|i:7;");
+    let printed =
+        stays_locked_through(&place, &format!("echo $handler->read('{OTHER}'), ' '; session_create_id();"));
+    assert_eq!(printed, "n|i:7; holding");
+    assert_eq!(place.stored(OTHER).unwrap(), b"n|i:7;");
+}
+
+const READ_ON: [(&str, &str); 2] =
+    [("cloakroom.lock_wait", "0.05"), ("cloakroom.on_lock_timeout", "readonly")];
+
+fn without_its_lock(place: Place) {
+    let holder = place.script(HOLDER).spawn();
+    holder.wait_for("holding");
+    let code = "class Stubborn extends SessionHandler {
+            public function write(string $id, string $data): bool {
+                return parent::write($id, $data) || parent::write($id, $data);
+            }
+        }
+        session_set_save_handler(new Stubborn(), true);
+        session_id(ID);
+        session_start();
+        $_SESSION['n'] = 'stale';
+        session_write_close();";
+    let script = READ_ON.iter().fold(place.script(code), |script, (name, value)| script.ini(name, value));
+    let ran = script.run();
+    assert_eq!(ours(&ran.stderr).len(), 2, "both are refused: {ran}");
+    holder.say("go on");
+    holder.finish().ok();
+    assert_eq!(place.stored(ID).unwrap(), b"n|i:2;");
+}
+
+fn unchanged_without_its_lock(place: Place) {
+    let holder = place.script(HOLDER).spawn();
+    holder.wait_for("holding");
+    let code = "session_id(ID); session_start(); session_write_close();
+        echo json_encode($_SESSION), cloakroom_status()['last_commit'];";
+    let script = READ_ON.iter().fold(place.script(code), |script, (name, value)| script.ini(name, value));
+    assert_eq!(script.ini("cloakroom.on_write_failure", "exception").run().ok(), r#"{"n":1}none"#);
+    holder.say("go on");
+    holder.finish().ok();
+}
+
+fn without_locks(place: Place) {
+    let holder = place.script(HOLDER).spawn();
+    holder.wait_for("holding");
+    // HOLDER has the lock, and this one does not ask for it.
+    let code = "session_id(ID); session_start(); echo $_SESSION['n']; $_SESSION['n'] = 3;";
+    if let Place::Redis(_) = place {
+        assert_eq!(place.script(code).ini("cloakroom.lock", "off").run().ok(), "1");
+        assert_eq!(place.stored(ID).unwrap(), b"n|i:3;");
+    }
+    holder.say("go on");
+    holder.finish().ok();
+    assert_eq!(place.script(code).ini("cloakroom.lock", "off").run().ok(), "2");
+    assert_eq!(place.stored(ID).unwrap(), b"n|i:3;");
+}
+
+fn gc_removes_what_has_expired() {
+    let place = Place::files();
+    place.store(ID, b"n|i:1;");
+    place.store(OTHER, b"n|i:1;");
+    let Place::Files(directory) = &place else { unreachable!("it was just made") };
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2000);
+    let file = std::fs::File::options().write(true).open(directory.join(format!("sess_{ID}"))).unwrap();
+    file.set_modified(old).unwrap();
+    assert_eq!(place.run("session_start(); echo session_gc(); session_destroy();"), "1");
+    assert_eq!(place.names(), [format!("sess_{OTHER}")]);
 }
 
 fn out_of_memory_while_reading(place: Place) {

@@ -29,6 +29,8 @@ fn main() {
         let redis = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Redis];
         all.push(case(format!("redis: {name}"), &redis, move || run(&Place::redis())));
     }
+    let needs = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Redis];
+    all.push(case("redis: an_outage_leaves_the_visitor_the_cookie_and_the_session", &needs, outage));
     suite::run(all)
 }
 
@@ -81,6 +83,27 @@ fn unknown_cookie_is_replaced(place: &Place) {
     assert_ne!(given, "madeupbythevisitor00000000");
     assert_eq!(visitor.cookie("PHPSESSID"), Some(given.as_str()));
     assert_eq!(visitor.get("/").body, given, "the new one is known");
+}
+
+fn outage() {
+    let place = Place::redis();
+    let Place::Redis(server) = &place else { unreachable!("it was just made") };
+    let page = "if (!@session_start()) exit('no session');
+        $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
+        echo $_SESSION['n'];";
+    let site =
+        site(&place, page, |plan| plan.ini("session.use_strict_mode", 1).ini("cloakroom.timeout", "0.2"));
+    let mut visitor = Browser::at(&site.fleet.url());
+    assert_eq!(visitor.get("/").body, "1");
+    let cookie = visitor.cookie("PHPSESSID").map(str::to_owned);
+    server.freeze();
+    for _ in 0..3 {
+        let answer = visitor.get("/");
+        assert_eq!((answer.body.as_str(), answer.header("set-cookie")), ("no session", None));
+    }
+    server.thaw();
+    assert_eq!(visitor.cookie("PHPSESSID").map(str::to_owned), cookie);
+    assert_eq!(visitor.get("/").body, "2");
 }
 
 fn auto_start(place: &Place) {

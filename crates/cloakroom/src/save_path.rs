@@ -99,6 +99,8 @@ pub struct Param {
     pub value: Secret,
     /// Where it starts in the setting, counted in characters from 1.
     pub at: usize,
+    /// Whether a secret stands before it: an `&` in a password would make its rest look like an option.
+    follows_secret: bool,
 }
 
 /// An error about the setting, at a character counted from 0.
@@ -142,8 +144,17 @@ impl Param {
 
     /// The error for an option that does not exist, with those that do.
     pub fn unknown(&self, known: &[&str]) -> Error {
-        let hint = format!("the options of this store are {}", known.join(", "));
-        wrong(self.at - 1, format!("unknown option \"{}\"", self.name), &hint)
+        let known = known.join(", ");
+        match self.follows_secret {
+            false => {
+                let hint = format!("the options of this store are {known}");
+                wrong(self.at - 1, format!("unknown option \"{}\"", self.name), &hint)
+            }
+            true => {
+                let hint = format!("write & in a password as %26; the options of this store are {known}");
+                wrong(self.at - 1, "unknown option", &hint)
+            }
+        }
     }
 
     /// The error for an option that was given already.
@@ -151,9 +162,29 @@ impl Param {
         wrong(self.at - 1, format!("option \"{}\" is given twice", self.name), "keep one of them")
     }
 
+    /// Everything that is not known to be harmless is a secret: `pwd`, `AUTH`, a piece of a password.
     fn is_secret(&self) -> bool {
-        ["auth", "pass", "password", "token", "key"].iter().any(|secret| self.name.starts_with(secret))
-            && self.name != "auth[user]"
+        const HARMLESS: &[&str] = &[
+            "auth[user]",
+            "user",
+            "username",
+            "database",
+            "db",
+            "dbindex",
+            "prefix",
+            "timeout",
+            "read_timeout",
+            "persistent",
+            "retry_interval",
+            "weight",
+            "verify_peer",
+            "verify_peer_name",
+            "peer_name",
+            "cafile",
+        ];
+        let plain =
+            ["stream[", "ssl["].iter().find_map(|list| self.name.strip_prefix(list)?.strip_suffix(']'));
+        !HARMLESS.contains(&plain.unwrap_or(&self.name))
     }
 }
 
@@ -301,6 +332,12 @@ impl<'a> Cursor<'a> {
             let hint = "write # in a password as %23";
             return Err(wrong(self.from(byte).at, "a store's URL has no # part", hint));
         }
+        if let Some(byte) = path.text.find('@')
+            && !authority.text.is_empty()
+        {
+            let hint = "in a user or a password, write / as %2F";
+            return Err(wrong(path.from(byte).at, "the @ comes after a / that ends the host", hint));
+        }
         let mut server = Server { path: decode(path.text, path.at)?, ..Server::default() };
         let address = match authority.text.rfind('@') {
             Some(byte) => {
@@ -316,6 +353,11 @@ impl<'a> Cursor<'a> {
         }
         if let Some(query) = query {
             server.params = query.split(|c| c == '&').map(|piece| piece.param()).collect::<Result<_>>()?;
+            let mut follows_secret = false;
+            for param in &mut server.params {
+                param.follows_secret = follows_secret;
+                follows_secret |= param.is_secret();
+            }
         }
         Ok(server)
     }
@@ -392,7 +434,7 @@ impl<'a> Cursor<'a> {
         let value = self.from(byte + 1);
         let spaced = value.text.replace('+', " ");
         let value = Cursor { text: &spaced, ..value }.value()?;
-        Ok(Param { name, value: Secret::new(value), at: self.at + 1 })
+        Ok(Param { name, value: Secret::new(value), at: self.at + 1, follows_secret: false })
     }
 
     /// The decoded value, from the environment or a file where it says so. The prefix is looked for before
@@ -519,6 +561,12 @@ mod tests {
             ("tcp://h?auth[]=u&auth[]=p", "tcp", "tcp://h?auth[]=***&auth[]=***"),
             ("tcp://h?auth[user]=u&auth[pass]=p", "tcp", "tcp://h?auth[user]=u&auth[pass]=***"),
             ("tcp://h?auth=a#b", "tcp", "tcp://h?auth=***"),
+            ("tcp://h?pwd=hunter2&AUTH=hunter2&weight=1", "tcp", "tcp://h?pwd=***&AUTH=***&weight=1"),
+            (
+                "tls://h?stream[cafile]=/c&stream[passphrase]=x",
+                "tls",
+                "tls://h?stream[cafile]=/c&stream[passphrase]=***",
+            ),
             ("tcp://a:1?weight=1, tcp://b:2?weight=2", "tcp", "tcp://a:1?weight=1,tcp://b:2?weight=2"),
             ("unix:///run/r.sock?database=1", "unix", "unix:///run/r.sock?database=1"),
             ("tls://[::1]:6380", "tls", "tls://[::1]:6380"),
@@ -534,6 +582,31 @@ mod tests {
             assert_eq!((url.scheme.as_str(), url.to_string().as_str()), (scheme, shown), "{text}");
             assert!(format!("{url:?}").contains(shown), "{text}");
         }
+    }
+
+    #[test]
+    fn an_unknown_option_is_named_unless_it_may_be_a_piece_of_a_password() {
+        let unknown =
+            |text: &str| url(text).server().params.last().unwrap().unknown(&["auth", "weight"]).to_string();
+        assert_eq!(
+            unknown("tcp://h?weight=2&wieght=1"),
+            "session.save_path: unknown option \"wieght\" (at character 18)\nhint: the options of this store are auth, weight"
+        );
+        assert_eq!(
+            unknown("tcp://h?auth=hun&ter2=x"),
+            "session.save_path: unknown option (at character 18)\nhint: write & in a password as %26; the options of \
+             this store are auth, weight"
+        );
+    }
+
+    #[test]
+    fn a_slash_in_a_password_is_pointed_out_and_not_shown() {
+        let error = SavePath::parse("redis://default:123/hunter2@h", &environment()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "session.save_path: the @ comes after a / that ends the host (at character 28)\nhint: in a user or a \
+             password, write / as %2F"
+        );
     }
 
     #[test]

@@ -272,7 +272,7 @@ pub enum LockKind {
 pub enum Sweeping {
     /// The engine does.
     ByEngine,
-    /// [`Store::sweep`] must be called: PHP's gc, or `cloakroom gc`.
+    /// [`Store::sweep`] must be called: PHP's gc does, by chance or by `session_gc()`.
     Needed,
 }
 

@@ -503,7 +503,7 @@ fn a_full_disk_loses_nothing() {
     let expected = format!(
         "written\n\
          Full: cannot write the session file: No space left on device (os error 28) (store {})\n\
-         hint: make room, or remove expired sessions: cloakroom gc\n\
+         hint: make room, or let expired sessions be removed (session_gc())\n\
          3000\n0\nwritten\n30000\n",
         place.save_path
     );

@@ -23,7 +23,7 @@ macro_rules! layout {
 
 fn assertions() -> String {
     let mut c = String::from(
-        "#include <stddef.h>\n#include \"php.h\"\n#include \"php_ini.h\"\n#include \"zend_builtin_functions.h\"\n#include \"zend_exceptions.h\"\n#include \"SAPI.h\"\n#include \"ext/session/php_session.h\"\n",
+        "#include <stddef.h>\n#include \"php.h\"\n#include \"php_ini.h\"\n#include \"zend_builtin_functions.h\"\n#include \"zend_exceptions.h\"\n#include \"SAPI.h\"\n#include \"ext/standard/info.h\"\n#include \"main/php_open_temporary_file.h\"\n#include \"ext/spl/spl_exceptions.h\"\n#include \"ext/session/php_session.h\"\n",
     );
     layout!(c, ModuleEntry as "zend_module_entry" {
         size as "size", zend_api as "zend_api", zend_debug as "zend_debug", zts as "zts", deps as "deps",
@@ -76,7 +76,25 @@ fn assertions() -> String {
           void (*backtrace)(zval *, int, int, int) = zend_fetch_debug_backtrace;\n\
           void (*add_long)(zval *, const char *, size_t, zend_long) = add_assoc_long_ex;\n\
           void (*add_double)(zval *, const char *, size_t, double) = add_assoc_double_ex;\n\
-          zend_string *(*concat)(const char *, size_t, const char *, size_t) = zend_string_concat2;\n";
+          zend_string *(*concat)(const char *, size_t, const char *, size_t) = zend_string_concat2;\n\
+          void (*unregister_ini)(int) = zend_unregister_ini_entries;\n\
+          void (*display_ini)(zend_module_entry *) = display_ini_entries;\n\
+          zend_long (*ini_long)(const char *, size_t, int) = zend_ini_long;\n\
+          char *(*ini_string)(const char *, size_t, int, bool *) = zend_ini_string_ex;\n\
+          zval *(*configured)(const char *, size_t) = cfg_get_entry;\n\
+          void (*warn)(const char *, int, const char *, ...) = php_error_docref;\n\
+          zend_object *(*throw)(zend_class_entry *, const char *, zend_long) = zend_throw_exception;\n\
+          zend_class_entry **exception = &spl_ce_RuntimeException;\n\
+          void (*row)(int, ...) = php_info_print_table_row;\n\
+          const char *(*temporary)(void) = php_get_temporary_directory;\n\
+          char *(*environment)(const char *, size_t) = sapi_getenv;\n\
+          const char *(*active)(void) = get_active_function_name;\n\
+          void (*no_arguments)(void) = zend_wrong_parameters_none_error;\n\
+          zval *(*by_name)(const HashTable *, const char *, size_t) = zend_hash_str_find;\n\
+          zval *(*by_index)(const HashTable *, zend_ulong) = zend_hash_index_find;\n\
+          HashTable *(*new_array)(void) = _zend_new_array_0;\n\
+          void (*add_null)(zval *, const char *, size_t) = add_assoc_null_ex;\n\
+          void (*add_string)(zval *, const char *, size_t, const char *) = add_assoc_string_ex;\n";
     c
 }
 

@@ -127,7 +127,7 @@ fn a_full_server_loses_nothing() {
     let expected = "\
 written
 Full: cannot write the session file: No space left on device (os error 28) (store /mnt/a/coarse)
-hint: make room, or remove expired sessions: cloakroom gc
+hint: make room, or let expired sessions be removed (session_gc())
 3000 of x, 0 of others
 written
 30000 of x, 0 of others

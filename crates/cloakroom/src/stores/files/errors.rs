@@ -46,7 +46,7 @@ impl Files {
             }
             Errno::ELOOP => (ErrorKind::Auth, "a symbolic link is in the way: look for who made it"),
             Errno::ENOSPC | Errno::EDQUOT => {
-                (ErrorKind::Full, "make room, or remove expired sessions: cloakroom gc")
+                (ErrorKind::Full, "make room, or let expired sessions be removed (session_gc())")
             }
             Errno::EFBIG => (ErrorKind::TooLarge, "store less in the session, or raise the file size limit"),
             Errno::EMFILE | Errno::ENFILE => (ErrorKind::Unreachable, "raise the limit of open files"),

@@ -57,7 +57,10 @@ impl Walk {
                         Err(error)
                             if matches!(
                                 error.kind(),
-                                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                                io::ErrorKind::NotFound
+                                    | io::ErrorKind::NotADirectory
+                                    // Somebody else's: it must not keep us from the rest.
+                                    | io::ErrorKind::PermissionDenied
                             ) => {}
                         Err(error) => return Err(error),
                     }
