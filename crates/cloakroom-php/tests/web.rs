@@ -91,8 +91,10 @@ fn outage() {
     let page = "if (!@session_start()) exit('no session');
         $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
         echo $_SESSION['n'];";
-    let site =
-        site(&place, page, |plan| plan.ini("session.use_strict_mode", 1).ini("cloakroom.timeout", "0.2"));
+    let site = site(&place, page, |plan| {
+        // What was sent while the server was frozen still takes the lock, for a lease.
+        plan.ini("session.use_strict_mode", 1).ini("cloakroom.timeout", "0.2").ini("cloakroom.lease", "1")
+    });
     let mut visitor = Browser::at(&site.fleet.url());
     assert_eq!(visitor.get("/").body, "1");
     let cookie = visitor.cookie("PHPSESSID").map(str::to_owned);
