@@ -6,9 +6,11 @@ use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Settings, Unknown
 use testbed::proxy::{Ending, Proxy};
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
-use testbed::wait_until;
+use testbed::{TempDir, wait_until};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store, store_with};
+use crate::worker::{
+    EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, start, store, store_with, worker,
+};
 use crate::{LIMIT, REDIS, key, lock_key, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -44,6 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
             an_open_of_a_frozen_server_ends_and_leaves_no_lock,
         ),
         case("a_commit_to_a_frozen_server_is_unknown", REDIS, a_commit_to_a_frozen_server_is_unknown),
+        case("a_signal_ends_no_exchange_and_no_wait", REDIS, a_signal_ends_no_exchange_and_no_wait),
         case("a_late_answer_is_never_taken_for_the_next", REDIS, a_late_answer_is_never_taken_for_the_next),
     ]
 }
@@ -344,4 +347,29 @@ fn a_late_answer_is_never_taken_for_the_next() {
         proxy.delay(Duration::ZERO, Duration::ZERO);
         assert_eq!(read(store.as_mut(), &id("two")).unwrap(), b"2");
     }
+}
+
+/// Stopping and continuing a process interrupts its calls (EINTR), as PHP's timers do.
+fn a_signal_ends_no_exchange_and_no_wait() {
+    let Cuttable { redis, proxy, save_path } = cuttable();
+    let logs = TempDir::new();
+    let mut holder = store(&redis.url());
+    let (_, hold) = lock(holder.as_mut(), &id("abc"));
+    proxy.stall(true);
+    let waiter = start(&mut worker(&["hold", &save_path, "abc", "15000"]), logs.path());
+    let interrupt = || {
+        for _ in 0..5 {
+            waiter.freeze();
+            waiter.thaw();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait_until("it asks", LIMIT, || proxy.connections() == 1);
+    interrupt();
+    proxy.stall(false);
+    wait_until("it waits", LIMIT, || redis.command(&["INFO", "clients"]).contains("blocked_clients:1"));
+    interrupt();
+    holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+    wait_until("it holds the lock", LIMIT, || waiter.stdout().contains("holding"));
+    assert_eq!(proxy.connections(), 1);
 }

@@ -4,7 +4,7 @@
 //! | key | holds |
 //! |---|---|
 //! | `<prefix><id>` | the session: the bytes of PHP's serializer, with a life in whole seconds |
-//! | `<prefix><id>_LOCK` | the lock: `cloakroom:<32 hex>:<host>:<pid>`; anything else is a native handler's |
+//! | `<prefix><id>_LOCK` | the lock: `cloakroom:<32 hex>:<host>:<pid>`; a `*` follows while somebody waits; anything else is a native handler's |
 //! | `<prefix><id>_LOCK_QUEUE` | a list of those who wait, first come first |
 //! | `<prefix><id>_LOCK_WAIT_<32 hex>` | a waiter is alive (2 s) |
 //! | `<prefix><id>_LOCK_GRANT_<32 hex>` | a list: the lock and the record for this waiter (3 s) |
@@ -26,7 +26,10 @@
 //! | [`list`](Store::list) | 1 for 500 keys | `SCAN MATCH <prefix>* TYPE string` |
 //!
 //! `EVALSHA` is followed by `EVAL` when the server does not know the script. The first exclusive open of a worker, and
-//! those within two seconds of meeting somebody at a lock, go to `EVALSHA acquire` at once.
+//! those within two seconds of meeting somebody at a lock, go to `EVALSHA acquire` at once. The first makes twelve keys,
+//! `<prefix><id>_LOCK_<number>_ROUTE`, and deletes them with a `DEL` in the same write: a proxy over several servers keeps
+//! locks elsewhere than sessions, and then all goes by scripts, which follow the session. (phpredis behind such a proxy
+//! has its locks where the proxy sends them, and shares none with Cloakroom.)
 //!
 //! The user needs these commands on `<prefix>*`: get, set, del, exists, expire, pexpire, evalsha, eval; for the queue
 //! also pttl, lindex, llen, lpop, lpos, lrange, lrem, rpush, blpop, time, hmget, hset, decr; for listing, scan. Where
@@ -45,6 +48,7 @@
 
 mod commit;
 mod options;
+mod pause;
 mod queue;
 mod reply;
 mod scripts;
@@ -64,7 +68,7 @@ use crate::{
 
 use commit::Held;
 pub use options::{Named, OPTIONS, Options};
-use queue::{Queueing, Taken};
+use queue::{Queueing, Route, Taken};
 use reply::{Refusal, unexpected};
 use token::Token;
 use wire::{Client, Failure, Opening, Request, one, sound, stored};
@@ -78,6 +82,7 @@ pub struct Redis {
     options: Arc<Options>,
     settings: Settings,
     client: Client,
+    route: Route,
     queueing: Queueing,
     /// Why this server cannot be locked safely.
     without_scripts: Option<Refusal>,
@@ -98,7 +103,8 @@ impl Redis {
             client: Client::new(Arc::clone(&options), dialer, &settings),
             options,
             settings,
-            queueing: Queueing::Unknown,
+            route: Route::Unknown,
+            queueing: Queueing::Listen { cuts: 0 },
             without_scripts: None,
             crowded_until: None,
             waited_in_line: false,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::pause::Pause;
 use super::reply::{Refusal, unexpected};
 use super::scripts::{ACQUIRE, Turn};
 use super::token::Token;
@@ -18,6 +19,8 @@ use super::wire::{Again, Failure, Opening, Request, number, one, sound, stored};
 use super::{Redis, milliseconds};
 use crate::{Deadline, Error, ErrorKind, Record, Result};
 
+/// How many keys show whether a proxy spreads them: over two servers, all stay on one by chance once in 4096 times.
+const ROUTES: u32 = 12;
 /// How long a waiter listens before it shows that it is alive.
 const SLICE: Duration = Duration::from_secs(1);
 /// How long a waiter counts as alive after that.
@@ -38,11 +41,22 @@ const IN_GAP: Duration = Duration::from_micros(1500);
 /// millisecond between two of its requests; meanwhile those behind the first do not ask at all.
 const QUICK: u32 = 128;
 
+/// How the lock's key is reached; kept for the worker's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Nothing is known yet: the first exclusive open goes by the script, which makes some keys more, and deletes them in
+    /// the same write as a client does: all of them are found, or a proxy spreads the keys over servers. A server without
+    /// scripts is found out, too, before a lock is taken that could not be released.
+    Unknown,
+    /// Like any key.
+    Direct,
+    /// By scripts alone: a proxy sends the lock's key to another server than the session's.
+    ByScript,
+}
+
 /// What the server was found to allow; kept for the worker's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Queueing {
-    /// Nothing is known yet: the first exclusive open finds out, in its own exchange.
-    Unknown,
     /// Queue and listen; `cuts` counts connections that ended while listening, until one did not.
     Listen { cuts: u8 },
     /// Stand in the queue, and ask whether it is one's turn: BLPOP is refused.
@@ -101,15 +115,13 @@ impl Redis {
         wait: Duration,
         by: Deadline,
     ) -> Result<Taken> {
-        // With nothing known, the script goes first: a server without scripts is found out before a lock is taken
-        // that could not be released.
         let crowded = self.crowded_until.is_some_and(|until| Instant::now() < until);
-        if self.queueing != Queueing::Unknown && !crowded {
+        if self.route == Route::Direct && !crowded {
             if let Some(taken) = self.try_lock(session, token, by)? {
                 return Ok(taken);
             }
             if wait.is_zero() {
-                return Err(busy(wait));
+                return Err(self.busy(wait));
             }
         }
         let started = Instant::now();
@@ -192,7 +204,7 @@ impl Redis {
                     _ => Err(self.busy(wait)),
                 };
             }
-            let listens = matches!(self.queueing, Queueing::Unknown | Queueing::Listen { .. });
+            let listens = matches!(self.queueing, Queueing::Listen { .. });
             match woken {
                 Woken::ByHolder if listens && left > LATE + LATE => {
                     let slice =
@@ -229,7 +241,7 @@ impl Redis {
                 break;
             }
             std::thread::sleep(next);
-            if self.try_lock(session, token, by)?.is_some() {
+            if self.route != Route::Direct || self.try_lock(session, token, by)?.is_some() {
                 break;
             }
         }
@@ -247,13 +259,31 @@ impl Redis {
             Turn::Join => "join",
             Turn::Leave => "leave",
         };
-        let (lease, mark, most) = (lease.to_string(), milliseconds(MARK).to_string(), most.to_string());
-        let arguments =
-            [token.as_bytes(), lease.as_bytes(), mark.as_bytes(), most.as_bytes(), what.as_bytes()];
-        let answer =
-            self.client.twice(|client| client.run(&ACQUIRE, session, &arguments, Opening::WithRequest, by));
-        let answer = match answer {
-            Ok((answer, _)) => answer,
+        let routes = match self.route {
+            Route::Unknown => ROUTES,
+            Route::Direct | Route::ByScript => 0,
+        };
+        let numbers = [lease, milliseconds(MARK), u64::from(most), u64::from(routes)].map(|n| n.to_string());
+        let [lease, mark, most, count] = &numbers;
+        let arguments = [
+            token.as_bytes(),
+            lease.as_bytes(),
+            mark.as_bytes(),
+            most.as_bytes(),
+            what.as_bytes(),
+            count.as_bytes(),
+        ];
+        let name = |number| [session, format!("_LOCK_{number}_ROUTE").as_bytes()].concat();
+        let made: Vec<Vec<u8>> = (1..=routes).map(name).collect();
+        let mut delete: Vec<&[u8]> = made.iter().map(Vec::as_slice).collect();
+        if routes > 0 {
+            delete.insert(0, b"DEL");
+        }
+        let answer = self
+            .client
+            .twice(|client| client.run_and(&ACQUIRE, session, &arguments, &delete, Opening::WithRequest, by));
+        let (answer, found) = match answer {
+            Ok((answers, _)) => answers,
             Err(Failure::Refused(refusal)) if refusal.about_scripts() => {
                 let error = self.no_scripts(&refusal);
                 self.without_scripts = Some(refusal);
@@ -265,11 +295,14 @@ impl Redis {
             }
             Err(failure) => return Err(self.client.error(failure)),
         };
-        if self.queueing == Queueing::Unknown {
-            self.queueing = Queueing::Listen { cuts: 0 };
-        }
         let turned = turned(answer, self.settings.lease).map_err(|failure| self.client.error(failure))?;
         let (turned, shared) = turned;
+        if self.route == Route::Unknown {
+            self.route = match found {
+                Some(Value::Int(found)) if found == i64::from(ROUTES) => Route::Direct,
+                _ => Route::ByScript,
+            };
+        }
         if shared {
             self.crowd(SHARED);
         }
@@ -364,7 +397,13 @@ impl Redis {
     }
 
     fn busy(&self, wait: Duration) -> Error {
-        busy(wait).on(self.options.shown.as_str())
+        let kept = wait.as_secs_f64();
+        Error::new(
+            ErrorKind::LockBusy,
+            format!("another request kept the session's lock for longer than {kept:.1} s"),
+        )
+        .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
+        .on(self.options.shown.as_str())
     }
 
     /// The error about a server that refuses scripts: without them, no write can be fenced.
@@ -374,14 +413,6 @@ impl Redis {
             .hint("allow EVAL and EVALSHA to the server's user, or set cloakroom.lock=off and lose concurrent changes")
             .on(self.options.shown.as_str())
     }
-}
-
-fn busy(wait: Duration) -> Error {
-    Error::new(
-        ErrorKind::LockBusy,
-        format!("another request kept the session's lock for longer than {:.1} s", wait.as_secs_f64()),
-    )
-    .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
 }
 
 fn turned(answer: Value, lease: Duration) -> Result<(Turned, bool), Failure> {
@@ -416,52 +447,4 @@ fn turned(answer: Value, lease: Duration) -> Result<(Turned, bool), Failure> {
 
 pub(super) fn lock_key(session: &[u8]) -> Vec<u8> {
     [session, b"_LOCK"].concat()
-}
-
-/// The time between two questions: a quarter of a millisecond while it is quick, then from 1 ms to 20 ms; never quite
-/// the same for two waiters.
-struct Pause {
-    longest: Duration,
-    quick: u32,
-    random: u64,
-}
-
-impl Pause {
-    fn new(token: &Token, quick: u32) -> Self {
-        let random = u64::from_str_radix(&token.digits()[..16], 16).unwrap_or(1) | 1;
-        Pause { longest: Duration::from_millis(1), quick, random }
-    }
-
-    /// The next pause of the waiter at this place.
-    fn next(&mut self, place: u32) -> Duration {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let part = (self.random >> 11) as f64 / (1u64 << 53) as f64;
-        let longest = match self.quick {
-            0 => self.longest,
-            _ => Duration::from_micros(250),
-        };
-        match self.quick {
-            0 => self.longest = longest.mul_f64(1.3).min(Duration::from_millis(20)),
-            _ => self.quick -= 1,
-        }
-        let pause = longest.mul_f64(0.5 + part / 2.0);
-        // Those further behind need not look as often.
-        pause.max(Duration::from_millis(u64::from(place.min(10)) * 2))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_from_one_to_twenty_milliseconds() {
-        let mut pause = Pause::new(&Token::new().unwrap(), 0);
-        let pauses: Vec<Duration> = (0..40).map(|_| pause.next(0)).collect();
-        assert!(pauses[0] <= Duration::from_millis(1), "{pauses:?}");
-        assert!(pauses[39] >= Duration::from_millis(10), "{pauses:?}");
-        assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(20)), "{pauses:?}");
-    }
 }

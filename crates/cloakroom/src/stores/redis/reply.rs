@@ -108,6 +108,12 @@ impl Refusal {
             _ if text.contains("max number of clients") => {
                 (ErrorKind::Unreachable, "raise maxclients of the server, or run fewer workers")
             }
+            _ if ["connection refused", "connection timed out", "host is down", "connection reset"]
+                .iter()
+                .any(|fault| text.contains(fault)) =>
+            {
+                (ErrorKind::Unreachable, "a proxy answers, and the server behind it does not")
+            }
             _ if text.contains("db index") => (ErrorKind::Config, "correct database= in session.save_path"),
             _ if text.contains("auth") || text.contains("password") => {
                 (ErrorKind::Auth, "correct auth= in session.save_path")
@@ -171,6 +177,7 @@ mod tests {
             ("BUSY Redis is busy running a script.", ErrorKind::Unreachable),
             ("NOREPLICAS Not enough good replicas to write.", ErrorKind::Unreachable),
             ("ERR max number of clients reached", ErrorKind::Unreachable),
+            ("ERR Connection refused", ErrorKind::Unreachable),
             ("MOVED 12182 127.0.0.1:7001", ErrorKind::Unsupported),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", ErrorKind::Corrupt),
             ("ERR DB index is out of range", ErrorKind::Config),

@@ -51,7 +51,8 @@ pub(super) enum Turn {
 
 /// Takes the lock, or a place in the queue.
 ///
-/// ARGV: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave.
+/// ARGV: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave,
+/// how many keys to make beside the session's (see [`super::queue::Route`]).
 /// Answers {1, record} with the lock, {2, place, poll, ms} when it has to wait (`poll` not 0: nobody will wake it, since
 /// 1 the lock is free, 2 a native handler has it; `ms` until the lock or the gap ends), {3, waiters} when too many wait, {0} after leaving. A 1 at the end of the
 /// first two says that native handlers use this session too.
@@ -74,6 +75,8 @@ local function mine(foreign)
   return {1, redis.call('get', session), foreign}
 end
 
+-- Names that differ at their end alone stay together under some hashes.
+for number = 1, tonumber(ARGV[6]) do redis.call('set', lock .. '_' .. number .. '_ROUTE', 1, 'PX', 1000) end
 local holder = redis.call('get', lock)
 if holder == me or holder == me .. '*' then
   local more = ''

@@ -199,11 +199,30 @@ impl Client {
         opening: Opening,
         by: Deadline,
     ) -> Result<Value, Failure> {
-        match one(self.ask(&script.call(By::Hash, session, arguments), opening, by)?) {
-            Err(Failure::Refused(refusal)) if refusal.unknown_script() => {
-                one(self.ask(&script.call(By::Text, session, arguments), opening, by)?)
+        self.run_and(script, session, arguments, &[], opening, by).map(|(answer, _)| answer)
+    }
+
+    /// Runs a script and, in the same write, another command, unless that is empty.
+    pub(super) fn run_and(
+        &mut self,
+        script: &Script,
+        session: &[u8],
+        arguments: &[&[u8]],
+        other: &[&[u8]],
+        opening: Opening,
+        by: Deadline,
+    ) -> Result<(Value, Option<Value>), Failure> {
+        let mut run = |called| {
+            let mut request = script.call(called, session, arguments);
+            if !other.is_empty() {
+                request.push(other, &[]);
             }
-            answer => answer,
+            let mut replies = self.ask(&request, opening, by)?.into_iter();
+            Ok((sound(replies.next().unwrap_or_default())?, replies.next()))
+        };
+        match run(By::Hash) {
+            Err(Failure::Refused(refusal)) if refusal.unknown_script() => run(By::Text),
+            answers => answers,
         }
     }
 
