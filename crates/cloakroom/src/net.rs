@@ -196,7 +196,11 @@ fn prepare(socket: &OwnedFd, address: &Address, patience: Duration) -> nix::Resu
         // A peer that vanished behind a firewall is noticed between requests, not in one.
         setsockopt(socket, sockopt::KeepAlive, &true)?;
         #[cfg(target_os = "linux")]
-        setsockopt(socket, sockopt::TcpKeepIdle, &60)?;
+        {
+            setsockopt(socket, sockopt::TcpKeepIdle, &60)?;
+            setsockopt(socket, sockopt::TcpKeepInterval, &10)?;
+            setsockopt(socket, sockopt::TcpKeepCount, &3)?;
+        }
     }
     Ok(())
 }

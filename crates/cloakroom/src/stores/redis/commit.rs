@@ -10,10 +10,9 @@ use super::scripts::{COMMIT, RENEW};
 use super::token::Token;
 use super::wire::{Again, Failure, Opening, Request, number, one};
 use super::{Redis, milliseconds};
-use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Outcome, Renewal, Result};
+use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Renewal, Result};
 
 /// What a lease holds.
-#[derive(Debug)]
 pub(super) struct Held {
     pub(super) session: Vec<u8>,
     pub(super) token: Token,
@@ -67,7 +66,10 @@ impl Redis {
                     ErrorKind::LockLost,
                     "the session's lock was lost, and the change was not written",
                 )
-                .hint("the request ran longer than its lock is kept: raise cloakroom.lease_max")
+                .hint(
+                    "the request ran longer than cloakroom.lease_max, or the server restarted, evicted the lock or \
+                     failed over",
+                )
                 .on(self.options.shown.as_str()))
             }
             (_, Again::Yes) => Err(Error::new(
@@ -182,11 +184,21 @@ impl Redis {
 
     /// Releases a lock that an open may have left behind when it failed.
     pub(super) fn release_orphan(&mut self, by: Deadline) {
-        let Some((session, token)) = self.orphan.take() else { return };
-        if let Err(error) = self.give_back(&session, &token, Change::Keep, by)
-            && error.outcome() == Outcome::Unknown
-        {
-            self.orphan = Some((session, token));
+        if let Some((session, token)) = self.orphan.take() {
+            self.orphan = self.release_or_remember(session, token, by);
+        }
+    }
+
+    /// Releases a lock; what may still be ours comes back.
+    pub(super) fn release_or_remember(
+        &mut self,
+        session: Vec<u8>,
+        token: Token,
+        by: Deadline,
+    ) -> Option<(Vec<u8>, Token)> {
+        match self.give_back(&session, &token, Change::Keep, by) {
+            Err(error) if error.kind() != ErrorKind::LockLost => Some((session, token)),
+            _ => None,
         }
     }
 }

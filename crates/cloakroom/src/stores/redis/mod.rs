@@ -32,7 +32,7 @@
 //! has its locks where the proxy sends them, and shares none with Cloakroom.)
 //!
 //! The user needs these commands on `<prefix>*`: get, set, del, exists, expire, pexpire, evalsha, eval; for the queue
-//! also pttl, lindex, llen, lpop, lpos, lrange, lrem, rpush, blpop, time, hmget, hset, decr; for listing, scan. Where
+//! also append, pttl, lindex, llen, lpop, lpos, lrange, lrem, rpush, blpop, time, hmget, hset, decr; for listing, scan. Where
 //! those of the queue are refused (or a proxy hangs up on them), workers ask for the lock every 1 to 20 ms instead.
 //!
 //! # When the connection dies
@@ -55,6 +55,7 @@ mod scripts;
 mod token;
 mod wire;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,6 @@ use wire::{Client, Failure, Opening, Request, one, sound, stored};
 const LARGEST: u64 = 512 << 20;
 
 /// A store on one server, with one connection that is opened at the first use and kept.
-#[derive(Debug)]
 pub struct Redis {
     options: Arc<Options>,
     settings: Settings,
@@ -92,6 +92,13 @@ pub struct Redis {
     waited_in_line: bool,
     /// A lock that a failed open may have taken.
     orphan: Option<(Vec<u8>, Token)>,
+}
+
+/// Locks and sessions are not for a log.
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis({})", self.options.shown)
+    }
 }
 
 impl Redis {
@@ -142,20 +149,23 @@ impl Redis {
         let Taken { record, lease } = match self.take(&session, &token, wait, by) {
             Ok(taken) => taken,
             Err(error) => {
-                match error.kind() {
+                match (error.kind(), error.outcome()) {
                     // Somebody else's.
-                    ErrorKind::LockBusy => {}
-                    // It was answered, and the lock may be ours.
-                    ErrorKind::Corrupt => {
-                        let _ = self.give_back(&session, &token, Change::Keep, by);
-                    }
-                    _ => self.orphan = (error.outcome() == Outcome::Unknown).then_some((session, token)),
+                    (ErrorKind::LockBusy, _) => {}
+                    (_, Outcome::Unknown) => self.orphan = Some((session, token)),
+                    // Nothing was sent.
+                    (ErrorKind::Unreachable | ErrorKind::Timeout, Outcome::Refused) => {}
+                    // It was answered: the lock may be ours, and only the read refused.
+                    _ => self.orphan = self.release_or_remember(session, token, by),
                 }
                 return Err(error);
             }
         };
         if record.is_none() && unknown == Unknown::Refuse {
-            self.give_back(&session, &token, Change::Keep, by)?;
+            if let Err(error) = self.give_back(&session, &token, Change::Keep, by) {
+                self.orphan = Some((session, token));
+                return Err(error);
+            }
             return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
         }
         let (lease, renewal) = self.lease(session, token, lease);

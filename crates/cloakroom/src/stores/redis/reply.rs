@@ -13,6 +13,14 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn of(error: &ServerError) -> Self {
+        // Up to Redis 6.2, what a script was refused is wrapped: "ERR Error running script (...): @user_script:1:
+        // @user_script: 1: -OOM command not allowed ...".
+        if let Some(details) = error.details().filter(|details| details.starts_with("Error running script"))
+            && let Some((_, inner)) = details.rsplit_once(": -")
+        {
+            let code = inner.split(' ').next().unwrap_or_default();
+            return Refusal { code: code.to_owned(), text: inner.to_owned() };
+        }
         let code = error.code().to_owned();
         // A server that does not know a command repeats its arguments: a password, or a session.
         let details = error.details().unwrap_or_default();
@@ -188,6 +196,23 @@ mod tests {
             assert_eq!(error.kind(), kind, "{line}");
             assert!(error.to_string().contains("\nhint: "), "{line}");
             assert!(error.to_string().contains(line), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_script_was_refused_is_unwrapped() {
+        let wrapped = |inner: &str| {
+            refusal(&format!(
+                "ERR Error running script (call to f_ab): @user_script:9: @user_script: 9: -{inner}"
+            ))
+        };
+        for inner in [
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "READONLY You can't write against a read only replica.",
+            "NOREPLICAS Not enough good replicas to write.",
+        ] {
+            assert_eq!(wrapped(inner), refusal(inner));
+            assert!(!wrapped(inner).forbidden());
         }
     }
 

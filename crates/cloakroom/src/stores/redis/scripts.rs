@@ -126,6 +126,8 @@ else
   end
 end
 
+-- Before the queue is touched: a user without the right to it leaves nothing there.
+if holder and not foreign and string.sub(holder, -1) ~= '*' then redis.call('append', lock, '*') end
 local place = redis.call('lpos', queue, me)
 if not place then
   local most = tonumber(ARGV[4])
@@ -137,7 +139,6 @@ if not place then
   end
   place = redis.call('rpush', queue, me) - 1
 end
-if holder and not foreign and string.sub(holder, -1) ~= '*' then redis.call('append', lock, '*') end
 redis.call('pexpire', queue, 60000)
 redis.call('set', mark(me), 1, 'PX', ARGV[3])
 local poll = 0
@@ -206,7 +207,7 @@ local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local state = redis.call('hmget', fair, 'passed', 'due', 'step', 'last')
 local passed, due, step = tonumber(state[1]) or 0, tonumber(state[2]), tonumber(state[3])
-if not due or now - tonumber(state[4]) > 2000 then due, step = now + 1000, 4000 end
+if not due or now - (tonumber(state[4]) or 0) > 2000 then due, step = now + 1000, 4000 end
 local foreign = lock .. '_FOREIGN'
 local marked = redis.call('exists', foreign) == 1
 local gap

@@ -17,7 +17,7 @@ use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 const IDLE: Duration = Duration::from_millis(5);
 
 /// Commands that go out in one write, and are answered by as many replies.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Request {
     bytes: Vec<u8>,
     replies: usize,
@@ -237,6 +237,9 @@ impl Client {
                 // Whatever becomes of the second attempt, the first may have been carried out.
                 match exchange(self) {
                     Err(Failure::Failed(error)) => Err(Failure::Failed(error.maybe_applied())),
+                    Err(Failure::Refused(refusal)) if !refusal.forbidden() && !refusal.unknown_script() => {
+                        Err(Failure::Failed(refusal.error(self.options.ignored_userinfo).maybe_applied()))
+                    }
                     answer => Ok((answer?, Again::Yes)),
                 }
             }
