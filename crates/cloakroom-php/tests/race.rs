@@ -87,9 +87,11 @@ fn adding(condition: &str) -> String {
             session_id(ID);
             session_start(['cache_limiter' => '']) or exit('refused');
             $n = $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
-            usleep(200);
+            usleep(2000);
             session_write_close();
             $counts[] = $n;
+            // The rest of a request: without it, a native worker takes the lock back before anybody can ask for it.
+            usleep(300);
         }}
         echo implode(' ', $counts);"
     )

@@ -116,7 +116,9 @@ fn waiters_get_their_turn_after_a_delete_and_see_no_session(subject: &dyn Subjec
         std::thread::sleep(Duration::from_millis(50));
         first.commit(&id("abc"), hold, Change::Delete, soon()).unwrap();
         for waiter in waiters {
-            assert_eq!(waiter.join().unwrap(), None);
+            // At most the empty file that another waiter has begun.
+            let record = waiter.join().unwrap();
+            assert!(record.is_none_or(|record| record.0.is_empty()), "the deleted session came back");
         }
     });
     assert_eq!(read(first.as_mut(), &id("abc")), None);
