@@ -467,7 +467,7 @@ fn gc_removes_what_has_expired() {
 }
 
 fn out_of_memory_while_reading(place: Place) {
-    let record = format!("big|s:3000000:\"{}\";", "x".repeat(3_000_000));
+    let record = format!("big|s:6000000:\"{}\";", "x".repeat(6_000_000));
     place.store(ID, record.as_bytes());
     let ran =
         place.script("session_id(ID); session_start(); echo 'not reached';").ini("memory_limit", "4M").run();
@@ -475,7 +475,7 @@ fn out_of_memory_while_reading(place: Place) {
     assert!(ran.stderr.contains("Allowed memory size"), "{ran}");
     assert_eq!(place.stored(ID).unwrap().len(), record.len());
     let code = "ini_set('cloakroom.lock_wait', '1'); session_id(ID); session_start(); echo strlen($_SESSION['big']);";
-    assert_eq!(place.run(code), "3000000");
+    assert_eq!(place.run(code), "6000000");
 }
 
 fn status_tells(place: Place) {
