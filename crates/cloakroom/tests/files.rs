@@ -255,10 +255,7 @@ fn a_waiter_that_wins_late_lets_go() {
     let mut holder = place.store();
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     let mut late = place.store();
-    let briefly = Access::Exclusive { wait: Duration::from_millis(50), unknown: Unknown::Lock };
-    let error = late.open(&id("abc"), briefly, soon()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
-    wait_for_waiters(&place.file("abc"), 1);
+    give_up(late.as_mut(), &place.file("abc"));
     holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
     // Hangs for good if the late winner keeps what it won.
     lock(place.store().as_mut(), &id("abc"));
@@ -270,10 +267,8 @@ fn a_worker_stands_in_a_queue_once() {
     let mut holder = place.store();
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     let mut late = place.store();
-    let briefly = Access::Exclusive { wait: Duration::from_millis(10), unknown: Unknown::Lock };
     for _ in 0..5 {
-        assert_eq!(late.open(&id("abc"), briefly, soon()).unwrap_err().kind(), ErrorKind::LockBusy);
-        wait_for_waiters(&place.file("abc"), 1);
+        give_up(late.as_mut(), &place.file("abc"));
     }
     std::thread::scope(|scope| {
         let again = scope.spawn(|| increment(late.as_mut(), &id("abc"), EXCLUSIVE));
@@ -508,6 +503,20 @@ fn a_full_disk_loses_nothing() {
         place.save_path
     );
     assert_eq!(shell.stdout(), expected, "{}", shell.stderr());
+}
+
+/// Waits in vain for the lock of `abc`, and leaves one waiter behind.
+#[track_caller]
+fn give_up(store: &mut dyn Store, path: &Path) {
+    let briefly = Access::Exclusive { wait: Duration::from_millis(50), unknown: Unknown::Lock };
+    wait_until("somebody waits for the lock", Duration::from_secs(10), || {
+        // On a busy machine the time can be up before the worker stands in the queue.
+        let error = store.open(&id("abc"), briefly, soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
+        let waiting = waiters(path);
+        assert!(waiting <= 1, "one worker stands in the queue {waiting} times");
+        waiting == 1
+    });
 }
 
 /// How many wait for the lock of this file.
