@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind as Io, IoSliceMut, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,8 +23,7 @@ use nix::sys::time::TimeVal;
 
 use crate::{Deadline, Error, ErrorKind, Result};
 
-use tls::Tls;
-pub(crate) use tls::TlsOptions;
+pub(crate) use tls::{Tls, TlsOptions};
 
 /// How long resolved addresses are used without asking again.
 const ADDRESSES_KEPT: Duration = Duration::from_secs(30);
@@ -40,7 +39,7 @@ pub(crate) enum Address {
 #[derive(Debug)]
 pub(crate) struct Dialer {
     address: Address,
-    tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
     addresses: Mutex<Option<Resolved>>,
 }
 
@@ -51,8 +50,9 @@ struct Resolved {
 }
 
 impl Dialer {
-    pub(crate) fn new(address: Address, tls: Option<TlsOptions>) -> Self {
-        Dialer { address, tls: tls.map(Tls::new), addresses: Mutex::new(None) }
+    /// Dialers of several servers share one TLS configuration.
+    pub(crate) fn new(address: Address, tls: Option<Arc<Tls>>) -> Self {
+        Dialer { address, tls, addresses: Mutex::new(None) }
     }
 
     /// Connects, with the TLS handshake where there is one. Receiving blocks for `patience` at most before the time

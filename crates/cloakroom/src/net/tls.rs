@@ -34,13 +34,13 @@ pub(crate) struct TlsOptions {
 /// The options, and the configuration made from them at the first connection: reading the system's certificates
 /// takes milliseconds, and sessions are resumed only within one configuration.
 #[derive(Debug)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     options: TlsOptions,
     config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Tls {
-    pub(super) fn new(options: TlsOptions) -> Self {
+    pub(crate) fn new(options: TlsOptions) -> Self {
         Tls { options, config: OnceLock::new() }
     }
 

@@ -125,9 +125,9 @@ fn an_open_is_one_write_of_two_commands() {
     assert_eq!(String::from_utf8_lossy(&proxy.requests()[0]), expected);
     store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
     let commit = String::from_utf8_lossy(&proxy.requests()[1]).into_owned();
-    // The session's key is the first and only one: a hashing proxy routes by it.
-    assert!(commit.starts_with("*9\r\n$7\r\nEVALSHA\r\n$40\r\n"), "{commit:?}");
-    assert!(commit.contains("\r\n$1\r\n1\r\n$20\r\nPHPREDIS_SESSION:abc\r\n"), "{commit:?}");
+    // The session's key is the first: a hashing proxy routes by it.
+    assert!(commit.starts_with("*12\r\n$7\r\nEVALSHA\r\n$40\r\n"), "{commit:?}");
+    assert!(commit.contains("\r\n$1\r\n2\r\n$20\r\nPHPREDIS_SESSION:abc\r\n$25\r\n"), "{commit:?}");
 }
 
 fn a_password_and_a_database_ride_along() {

@@ -5,33 +5,36 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::keys::Keys;
+use super::member::Member;
+use super::milliseconds;
 use super::queue::Queueing;
+use super::reach::{Again, Attempts};
 use super::scripts::{COMMIT, RENEW};
 use super::token::Token;
-use super::wire::{Again, Failure, Opening, Request, number, one};
-use super::{Redis, milliseconds};
+use super::wire::{Failure, Opening, Request, number, one};
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Renewal, Result};
 
 /// What a lease holds.
 pub(super) struct Held {
-    pub(super) session: Vec<u8>,
+    pub(super) keys: Keys,
     pub(super) token: Token,
 }
 
-impl Redis {
+impl Member {
     /// Applies the change if the lock is still ours, and releases it.
     ///
     /// An exchange that was cut is repeated once: the script compares the lock first, so a change that was applied
     /// already is not applied twice. Then the lock is gone, and the record shows what became of the first attempt.
     pub(super) fn give_back(
         &mut self,
-        session: &[u8],
+        keys: &Keys,
         token: &Token,
         change: Change<'_>,
         by: Deadline,
     ) -> Result<Committed> {
-        self.client.look_alive();
-        let (answer, again) = match self.commit_script(session, token, change, by) {
+        self.reach.look_alive(keys);
+        let (answer, again) = match self.commit_script(keys, token, change, by) {
             Ok(answer) => answer,
             Err(failed) => {
                 let (failure, sent) = *failed;
@@ -42,14 +45,14 @@ impl Redis {
                         self.without_scripts = Some(refusal);
                         error
                     }
-                    failure => self.client.error(failure),
+                    failure => self.reach.error(failure),
                 };
                 if sent == Again::Yes {
                     error = error.maybe_applied();
                 }
                 if refused && !matches!(change, Change::Keep) {
                     // The server answers: let the next request have the lock. Whether that works changes nothing.
-                    let _ = self.commit_script(session, token, Change::Keep, by);
+                    let _ = self.commit_script(keys, token, Change::Keep, by);
                 }
                 return Err(error);
             }
@@ -61,7 +64,7 @@ impl Redis {
             // Nothing was to be written, and nothing is left to release.
             (-1, Again::No) if matches!(change, Change::Keep) => Ok(Committed::Done),
             (_, Again::No) => {
-                self.client.counters.lost_leases += 1;
+                self.counted.lost_leases += 1;
                 Err(Error::new(
                     ErrorKind::LockLost,
                     "the session's lock was lost, and the change was not written",
@@ -70,13 +73,13 @@ impl Redis {
                     "the request ran longer than cloakroom.lease_max, or the server restarted, evicted the lock or \
                      failed over",
                 )
-                .on(self.options.shown.as_str()))
+                .on(self.endpoint.shown.as_str()))
             }
             (_, Again::Yes) => Err(Error::new(
                 ErrorKind::Unreachable,
                 "the connection was cut during the write, and another request has changed the session since",
             )
-            .on(self.options.shown.as_str())
+            .on(self.endpoint.shown.as_str())
             .maybe_applied()),
         }
     }
@@ -92,7 +95,7 @@ impl Redis {
     /// been applied.
     fn commit_script(
         &mut self,
-        session: &[u8],
+        keys: &Keys,
         token: &Token,
         change: Change<'_>,
         by: Deadline,
@@ -104,57 +107,51 @@ impl Redis {
             Change::Keep => (b"K", b"", 0),
         };
         let life = life.to_string();
-        let mut again = Again::No;
-        let mut failed = None;
-        // At most: once, once more because the first was cut, once more without the queue.
-        for _ in 0..3 {
+        let mut attempts = Attempts::default();
+        loop {
             let grant = match self.queueing {
                 Queueing::Try => 0,
                 _ => milliseconds(self.grant()),
             };
             let grant = grant.to_string();
             let arguments = [token.as_bytes(), what, life.as_bytes(), bytes, grant.as_bytes()];
-            let answer = self.client.run(&COMMIT, session, &arguments, Opening::Before, by).and_then(number);
+            let answer = self.reach.run(&COMMIT, keys, &arguments, Opening::Before, by).and_then(number);
             match answer {
-                Ok(answer) => return Ok((answer, again)),
+                Ok(answer) => return Ok((answer, attempts.again())),
                 Err(Failure::Refused(refusal))
                     if refusal.forbidden() && !refusal.about_scripts() && self.queueing != Queueing::Try =>
                 {
                     self.queueing = Queueing::Try;
-                    failed = Some(Failure::Refused(refusal));
                 }
-                Err(Failure::Cut(error)) if again == Again::No => {
-                    self.client.counters.retries += 1;
-                    again = Again::Yes;
-                    failed = Some(Failure::Cut(error));
+                Err(failure) => {
+                    if !self.reach.heal(&mut attempts, &failure, by) {
+                        return Err(Box::new((failure, attempts.again())));
+                    }
                 }
-                Err(failure) => return Err(Box::new((failure, again))),
             }
         }
-        let failure =
-            failed.unwrap_or_else(|| Failure::Failed(Error::new(ErrorKind::Bug, "the commit was not tried")));
-        Err(Box::new((failure, again)))
     }
 
     /// The change without a lock: the last writer wins, so that a repetition after a cut does no more harm.
     pub(super) fn write_unlocked(
         &mut self,
-        session: &[u8],
+        keys: &Keys,
         change: Change<'_>,
         by: Deadline,
     ) -> Result<Committed> {
         let (request, rewrite) = match change {
             Change::Keep => return Ok(Committed::Done),
-            Change::Delete => (Request::of(&[b"DEL", session]), None),
-            Change::Write(bytes, ttl) => (set(session, bytes, ttl), None),
+            Change::Delete => (Request::of(&[b"DEL", &keys.session]), None),
+            Change::Write(bytes, ttl) => (set(&keys.session, bytes, ttl), None),
             Change::Touch(bytes, ttl) => {
-                let request = Request::of(&[b"EXPIRE", session, seconds(ttl).to_string().as_bytes()]);
-                (request, Some(set(session, bytes, ttl)))
+                let request = Request::of(&[b"EXPIRE", &keys.session, seconds(ttl).to_string().as_bytes()]);
+                (request, Some(set(&keys.session, bytes, ttl)))
             }
         };
         let mut ask = |request: &Request| {
-            let answer = self.client.twice(|client| client.ask(request, Opening::Before, by).and_then(one));
-            answer.map(|(value, _)| value).map_err(|failure| self.client.error(failure))
+            let answer =
+                self.reach.insist(by, |reach| reach.ask(keys, request, Opening::Before, by).and_then(one));
+            answer.map(|(value, _)| value).map_err(|failure| self.reach.error(failure))
         };
         match (ask(&request)?, rewrite) {
             (Value::Int(0), Some(rewrite)) => ask(&rewrite).map(|_| Committed::Rewritten),
@@ -163,20 +160,20 @@ impl Redis {
     }
 
     /// The lease for what was taken, and how to prolong it.
-    pub(super) fn lease(&self, session: Vec<u8>, token: Token, lasts: Duration) -> (Lease, Renewal) {
-        let held = Arc::new(Held { session, token });
-        let mut client = self.client.another();
+    pub(super) fn lease(&self, keys: Keys, token: Token, lasts: Duration) -> (Lease, Renewal) {
+        let held = Arc::new(Held { keys, token });
+        let mut reach = self.reach.another();
         let (lock, lease) = (Arc::clone(&held), self.settings.lease);
         let renew = move |by: Deadline| {
             let lease = milliseconds(lease).to_string();
             let arguments = [lock.token.as_bytes(), lease.as_bytes()];
-            let answer = client.twice(|client| {
-                client.run(&RENEW, &lock.session, &arguments, Opening::Before, by).and_then(number)
+            let answer = reach.insist(by, |reach| {
+                reach.run(&RENEW, &lock.keys, &arguments, Opening::Before, by).and_then(number)
             });
             match answer {
                 Ok((1, _)) => Ok(()),
-                Ok(_) => Err(client.locate(Error::new(ErrorKind::LockLost, "the session's lock was lost"))),
-                Err(failure) => Err(client.error(failure)),
+                Ok(_) => Err(reach.locate(Error::new(ErrorKind::LockLost, "the session's lock was lost"))),
+                Err(failure) => Err(reach.error(failure)),
             }
         };
         (Lease::new(held), Renewal { every: lasts / 3, renew: Box::new(renew) })
@@ -184,20 +181,20 @@ impl Redis {
 
     /// Releases a lock that an open may have left behind when it failed.
     pub(super) fn release_orphan(&mut self, by: Deadline) {
-        if let Some((session, token)) = self.orphan.take() {
-            self.orphan = self.release_or_remember(session, token, by);
+        if let Some((keys, token)) = self.orphan.take() {
+            self.orphan = self.release_or_remember(keys, token, by);
         }
     }
 
     /// Releases a lock; what may still be ours comes back.
     pub(super) fn release_or_remember(
         &mut self,
-        session: Vec<u8>,
+        keys: Keys,
         token: Token,
         by: Deadline,
-    ) -> Option<(Vec<u8>, Token)> {
-        match self.give_back(&session, &token, Change::Keep, by) {
-            Err(error) if error.kind() != ErrorKind::LockLost => Some((session, token)),
+    ) -> Option<(Keys, Token)> {
+        match self.give_back(&keys, &token, Change::Keep, by) {
+            Err(error) if error.kind() != ErrorKind::LockLost => Some((keys, token)),
             _ => None,
         }
     }

@@ -47,9 +47,12 @@
 //! from hand to hand without a pause gets such a gap after one second, and ever more rarely after that.
 
 mod commit;
+mod keys;
+mod member;
 mod options;
 mod pause;
 mod queue;
+mod reach;
 mod reply;
 mod scripts;
 mod token;
@@ -57,119 +60,69 @@ mod wire;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use redis::Value;
-
-use crate::net::Dialer;
+use crate::net::{Dialer, Tls};
 use crate::{
     Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold, LockKind,
-    Opened, Outcome, Record, Result, SessionId, Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
+    Opened, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
 };
 
-use commit::Held;
+use member::Member;
 pub use options::{Named, OPTIONS, Options};
-use queue::{Queueing, Route, Taken};
-use reply::{Refusal, unexpected};
-use token::Token;
-use wire::{Client, Failure, Opening, Request, one, sound, stored};
+use reach::Reach;
+use wire::Client;
 
 /// The largest value of Redis (`proto-max-bulk-len`).
 const LARGEST: u64 = 512 << 20;
 
-/// A store on one server, with one connection that is opened at the first use and kept.
+/// A store on one server or a pool of them, with one connection to each that is opened at its first use and kept.
 pub struct Redis {
-    options: Arc<Options>,
-    settings: Settings,
-    client: Client,
-    route: Route,
-    queueing: Queueing,
-    /// Why this server cannot be locked safely.
-    without_scripts: Option<Refusal>,
-    /// Until when opens go to the queue without trying the lock first.
-    crowded_until: Option<Instant>,
-    /// Whether the open under way has met somebody.
-    waited_in_line: bool,
-    /// A lock that a failed open may have taken.
-    orphan: Option<(Vec<u8>, Token)>,
+    shown: String,
+    /// Each server's share of the sessions: its weight.
+    shares: Vec<u32>,
+    members: Vec<Member>,
 }
 
 /// Locks and sessions are not for a log.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Redis({})", self.options.shown)
+        write!(f, "Redis({})", self.shown)
     }
 }
 
 impl Redis {
     /// A store with these options; nothing is connected yet.
     pub fn new(options: Options, settings: Settings) -> Self {
-        let options = Arc::new(options);
-        let dialer = Arc::new(Dialer::new(options.address.clone(), options.tls.clone()));
-        Redis {
-            client: Client::new(Arc::clone(&options), dialer, &settings),
-            options,
-            settings,
-            route: Route::Unknown,
-            queueing: Queueing::Listen { cuts: 0 },
-            without_scripts: None,
-            crowded_until: None,
-            waited_in_line: false,
-            orphan: None,
+        let (shares, members) = options
+            .servers
+            .into_iter()
+            .map(|(weight, endpoint)| {
+                let endpoint = Arc::new(endpoint);
+                let tls = endpoint.tls.clone().map(|tls| Arc::new(Tls::new(tls)));
+                let dialer = Arc::new(Dialer::new(endpoint.address.clone(), tls));
+                let client = Client::new(Arc::clone(&endpoint), dialer, &settings);
+                (weight, Member::new(endpoint, Reach::Server(client), settings.clone()))
+            })
+            .unzip();
+        Redis { shown: options.shown, shares, members }
+    }
+
+    /// The server that phpredis chooses for this id: the first four bytes, as a number, fall into the share of one;
+    /// shares are counted from the last server to the first.
+    fn member(&mut self, id: &SessionId) -> &mut Member {
+        let mut first = [0; 4];
+        for (place, byte) in first.iter_mut().zip(id.as_str().bytes()) {
+            *place = byte;
         }
-    }
-
-    fn session_key(&self, id: &SessionId) -> Vec<u8> {
-        [self.options.prefix.as_bytes(), id.as_str().as_bytes()].concat()
-    }
-
-    /// Asks for one thing that may be asked twice.
-    fn ask(&mut self, request: &Request, by: Deadline) -> Result<Value> {
-        let answer = self.client.twice(|client| client.ask(request, Opening::WithRequest, by).and_then(one));
-        answer.map(|(value, _)| value).map_err(|failure| self.client.error(failure))
-    }
-
-    fn read(&mut self, id: &SessionId, by: Deadline) -> Result<Option<Record>> {
-        let request = Request::of(&[b"GET", &self.session_key(id)]);
-        let value = self.ask(&request, by)?;
-        let record = stored(value).map_err(|failure| self.client.error(failure))?;
-        Ok(record.map(Record))
-    }
-
-    fn open_exclusive(
-        &mut self,
-        id: &SessionId,
-        wait: Duration,
-        unknown: Unknown,
-        by: Deadline,
-    ) -> Result<Opened> {
-        self.release_orphan(by);
-        let session = self.session_key(id);
-        let token = Token::new()?;
-        let Taken { record, lease } = match self.take(&session, &token, wait, by) {
-            Ok(taken) => taken,
-            Err(error) => {
-                match (error.kind(), error.outcome()) {
-                    // Somebody else's.
-                    (ErrorKind::LockBusy, _) => {}
-                    (_, Outcome::Unknown) => self.orphan = Some((session, token)),
-                    // Nothing was sent.
-                    (ErrorKind::Unreachable | ErrorKind::Timeout, Outcome::Refused) => {}
-                    // It was answered: the lock may be ours, and only the read refused.
-                    _ => self.orphan = self.release_or_remember(session, token, by),
-                }
-                return Err(error);
-            }
-        };
-        if record.is_none() && unknown == Unknown::Refuse {
-            if let Err(error) = self.give_back(&session, &token, Change::Keep, by) {
-                self.orphan = Some((session, token));
-                return Err(error);
-            }
-            return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
+        let all: u64 = self.shares.iter().copied().map(u64::from).sum();
+        let mut position = u64::from(u32::from_le_bytes(first)) % all.max(1);
+        let mut chosen = self.members.len() - 1;
+        while chosen > 0 && position >= u64::from(self.shares[chosen]) {
+            position -= u64::from(self.shares[chosen]);
+            chosen -= 1;
         }
-        let (lease, renewal) = self.lease(session, token, lease);
-        Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
+        &mut self.members[chosen]
     }
 }
 
@@ -188,149 +141,37 @@ impl Store for Redis {
     }
 
     fn counters(&self) -> Counters {
-        self.client.counters
+        self.members.iter().map(Member::counters).fold(Counters::default(), |sum, more| sum + more)
     }
 
     fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
-        self.client.look_around();
-        let request = Request::of(&[b"EXISTS", &self.session_key(id)]);
-        match self.ask(&request, by)? {
-            Value::Int(count) => Ok(count > 0),
-            other => Err(unexpected(&other).on(self.options.shown.as_str())),
-        }
+        self.member(id).exists(id, by)
     }
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
-        self.client.look_around();
-        let hold = match access {
-            Access::ReadOnly => Hold::ReadOnly,
-            Access::Unlocked => Hold::Unlocked,
-            Access::Versioned => {
-                return Err(Error::new(ErrorKind::Unsupported, "this store keeps no versions of a session")
-                    .on(self.options.shown.as_str()));
-            }
-            Access::Exclusive { wait, unknown } => return self.open_exclusive(id, wait, unknown, by),
-        };
-        Ok(Opened { record: self.read(id, by)?, hold, renewal: None })
+        self.member(id).open(id, access, by)
     }
 
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
-        if let Change::Write(bytes, _) | Change::Touch(bytes, _) = change
-            && bytes.len() as u64 > LARGEST
-        {
-            if let Hold::Lease(lease) = hold {
-                let held: Arc<Held> = lease.into_inner()?;
-                // The write is refused in any case.
-                let _ = self.give_back(&held.session, &held.token, Change::Keep, by);
-            }
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!("the session has {} bytes, and Redis takes {LARGEST}", bytes.len()),
-            )
-            .hint("keep less in the session")
-            .on(self.options.shown.as_str()));
-        }
-        let session = self.session_key(id);
-        match hold {
-            Hold::Lease(lease) => {
-                let held: Arc<Held> = lease.into_inner()?;
-                match held.session == session {
-                    true => self.give_back(&held.session, &held.token, change, by),
-                    false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
-                }
-            }
-            Hold::Unlocked => self.write_unlocked(&session, change, by),
-            Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
-            Hold::ReadOnly | Hold::Version(_) => {
-                Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))
-            }
-        }
+        self.member(id).commit(id, hold, change, by)
     }
 
     fn sweep(&mut self, _lifetime: Duration, _by: Deadline) -> Result<u64> {
         Err(Error::new(ErrorKind::Unsupported, "the server removes expired sessions by itself")
-            .on(self.options.shown.as_str()))
+            .on(self.shown.as_str()))
     }
 
     fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()> {
-        self.client.look_around();
-        let pattern = [&escape(&self.options.prefix), "*"].concat();
-        let mut cursor = b"0".to_vec();
-        loop {
-            let scan = Request::of(&[
-                b"SCAN",
-                &cursor,
-                b"MATCH",
-                pattern.as_bytes(),
-                b"COUNT",
-                b"500",
-                b"TYPE",
-                b"string",
-            ]);
-            let scanned =
-                self.client.twice(|client| client.ask(&scan, Opening::WithRequest, by).and_then(one));
-            let answer = match scanned {
-                Ok((answer, _)) => answer,
-                Err(Failure::Cut(error)) => {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        "the server, or a proxy before it, hung up on SCAN",
-                    )
-                    .source(error)
-                    .hint("name the server itself, not the proxy, where sessions are to be listed")
-                    .on(self.options.shown.as_str()));
-                }
-                Err(failure) => return Err(self.client.error(failure)),
-            };
-            let Value::Array(parts) = answer else {
-                return Err(unexpected(&answer).on(self.options.shown.as_str()));
-            };
-            let [next, Value::Array(keys)] = <[Value; 2]>::try_from(parts)
-                .map_err(|_| unexpected(&Value::Nil).on(self.options.shown.as_str()))?
-            else {
-                return Err(unexpected(&Value::Nil).on(self.options.shown.as_str()));
-            };
-            for key in keys {
-                // Locks, queues and what is not ours have characters that no session id has.
-                if let Ok(Value::BulkString(key)) = sound(key)
-                    && let Some(id) = key.strip_prefix(self.options.prefix.as_bytes())
-                    && let Ok(id) = SessionId::parse(id)
-                    && !each(id)
-                {
-                    return Ok(());
-                }
-            }
-            cursor = stored(next).map_err(|failure| self.client.error(failure))?.unwrap_or_default();
-            if cursor.is_empty() || cursor == b"0" {
-                return Ok(());
+        for member in &mut self.members {
+            if !member.list(each, by)? {
+                break;
             }
         }
+        Ok(())
     }
-}
-
-/// The prefix as a pattern that means itself.
-fn escape(prefix: &str) -> String {
-    let mut pattern = String::with_capacity(prefix.len());
-    for character in prefix.chars() {
-        if matches!(character, '*' | '?' | '[' | ']' | '^' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(character);
-    }
-    pattern
 }
 
 /// Whole milliseconds, at least one.
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_matched_as_it_is() {
-        assert_eq!(escape("a*b?[c]\\:"), "a\\*b\\?\\[c\\]\\\\:");
-    }
 }

@@ -60,13 +60,7 @@ pub const OPTIONS: &[Named] = &[
         "cloakroom.timeout",
         "total time of one exchange",
     ),
-    named(
-        "weight",
-        &[],
-        "a number above 0",
-        "1",
-        "the share of a server in a pool; no effect with one server",
-    ),
+    named("weight", &[], "a number above 0", "1", "the server's share of the sessions of a pool"),
     named(
         "persistent",
         &[],
@@ -113,6 +107,15 @@ const PREFIX: &str = "PHPREDIS_SESSION:";
 pub struct Options {
     /// The URL with its secrets masked.
     pub(super) shown: String,
+    /// The servers, each with its share of the sessions.
+    pub(super) servers: Vec<(u32, Endpoint)>,
+}
+
+/// One server of the URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// Its part of the URL with its secrets masked.
+    pub(super) shown: String,
     pub(super) address: Address,
     pub(super) tls: Option<TlsOptions>,
     pub(super) credentials: Option<Credentials>,
@@ -138,37 +141,34 @@ impl Options {
     /// error where they contradict an option. In `redis://` and its like they mean what they say.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] for an option that is unknown, repeated, contradictory or of another type,
-    /// [`ErrorKind::Unsupported`] for more than one server.
+    /// [`ErrorKind::Config`] for an option that is unknown, repeated, contradictory or of another type.
     pub fn parse(url: &StoreUrl) -> Result<Self> {
-        if url.servers.len() > 1 {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "session.save_path: pools of Redis servers are not supported yet ({} are named)",
-                    url.servers.len()
-                ),
-            )
-            .hint("name one server; pools come with a later version"));
-        }
-        let server = url.server();
-        let given = Given::collect(&server.params)?;
-        let native = matches!(url.scheme.as_str(), "tcp" | "tls" | "ssl" | "unix");
-        let address = address(&url.scheme, server)?;
-        let socket = matches!(address, Address::Unix(_));
-        let encrypted = matches!(url.scheme.as_str(), "tls" | "ssl" | "rediss" | "valkeys");
+        let servers = url.servers.iter().map(|server| Endpoint::parse(&url.scheme, server));
+        Ok(Options { shown: url.to_string(), servers: servers.collect::<Result<_>>()? })
+    }
+}
 
-        if let Some(weight) = given.one("weight")
-            && weight.number::<i64>("a number above 0")? <= 0
-        {
-            return Err(weight.refused("a number above 0"));
-        }
+impl Endpoint {
+    fn parse(scheme: &str, server: &Server) -> Result<(u32, Self)> {
+        let given = Given::collect(&server.params)?;
+        let native = matches!(scheme, "tcp" | "tls" | "ssl" | "unix");
+        let address = address(scheme, server)?;
+        let socket = matches!(address, Address::Unix(_));
+        let encrypted = matches!(scheme, "tls" | "ssl" | "rediss" | "valkeys");
+
+        let weight = match given.one("weight") {
+            Some(weight) => match weight.number("a number above 0")? {
+                0 => return Err(weight.refused("a number above 0")),
+                number => number,
+            },
+            None => 1,
+        };
         given.one("persistent").map(Param::switch).transpose()?;
         if let Some(interval) = given.one("retry_interval") {
             interval.number::<u32>("a number of milliseconds")?;
         }
-        Ok(Options {
-            shown: url.to_string(),
+        let endpoint = Endpoint {
+            shown: format!("{scheme}://{server}"),
             tls: given.tls(encrypted)?,
             credentials: given.credentials(server, native)?,
             database: given.database(server, native || socket)?,
@@ -185,7 +185,8 @@ impl Options {
             },
             ignored_userinfo: native && (server.user.is_some() || server.password.is_some()),
             address,
-        })
+        };
+        Ok((weight, endpoint))
     }
 }
 
@@ -343,9 +344,9 @@ mod tests {
     use super::*;
     use crate::{Environment, SavePath};
 
-    fn parse(text: &str) -> Result<Options> {
+    fn parse(text: &str) -> Result<Endpoint> {
         match SavePath::parse(text, &Environment::default()).unwrap() {
-            SavePath::Store(url) => Options::parse(&url),
+            SavePath::Store(url) => Ok(Options::parse(&url)?.servers.remove(0).1),
             SavePath::Detect => panic!("{text} means detection"),
         }
     }
@@ -470,8 +471,6 @@ mod tests {
             let first = shown.lines().next().unwrap();
             assert_eq!(first, format!("session.save_path: {message}"), "{text}");
         }
-        let error = parse("tcp://a:1?weight=1,tcp://b:2").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::keys::Keys;
+use super::member::Member;
+use super::milliseconds;
 use super::pause::Pause;
+use super::reach::{Again, Attempts};
 use super::reply::{Refusal, unexpected};
 use super::scripts::{ACQUIRE, Turn};
 use super::token::Token;
-use super::wire::{Again, Failure, Opening, Request, number, one, sound, stored};
-use super::{Redis, milliseconds};
+use super::wire::{Failure, Opening, Request, number, one, sound, stored};
 use crate::{Deadline, Error, ErrorKind, Record, Result};
 
 /// How many keys show whether a proxy spreads them: over two servers, all stay on one by chance once in 4096 times.
@@ -106,18 +109,12 @@ enum Heard {
     Nothing,
 }
 
-impl Redis {
+impl Member {
     /// Takes the lock of `session`.
-    pub(super) fn take(
-        &mut self,
-        session: &[u8],
-        token: &Token,
-        wait: Duration,
-        by: Deadline,
-    ) -> Result<Taken> {
+    pub(super) fn take(&mut self, keys: &Keys, token: &Token, wait: Duration, by: Deadline) -> Result<Taken> {
         let crowded = self.crowded_until.is_some_and(|until| Instant::now() < until);
         if self.route == Route::Direct && !crowded {
-            if let Some(taken) = self.try_lock(session, token, by)? {
+            if let Some(taken) = self.try_lock(keys, token, by)? {
                 return Ok(taken);
             }
             if wait.is_zero() {
@@ -125,31 +122,34 @@ impl Redis {
             }
         }
         let started = Instant::now();
-        let result = self.wait(session, token, wait, Deadline::after(wait).min(by), by);
+        let result = self.wait(keys, token, wait, Deadline::after(wait).min(by), by);
         if self.waited_in_line {
             self.waited_in_line = false;
-            self.client.counters.waits += 1;
-            self.client.counters.waited += started.elapsed();
+            self.counted.waits += 1;
+            self.counted.waited += started.elapsed();
         }
         result
     }
 
     /// The usual way: nobody is there.
-    fn try_lock(&mut self, session: &[u8], token: &Token, by: Deadline) -> Result<Option<Taken>> {
+    fn try_lock(&mut self, keys: &Keys, token: &Token, by: Deadline) -> Result<Option<Taken>> {
         let lease = milliseconds(self.settings.lease).to_string();
-        let lock = lock_key(session);
-        let request = Request::of(&[b"SET", &lock, token.as_bytes(), b"NX", b"PX", lease.as_bytes()])
-            .and(&[b"GET", session]);
-        let replies = match self.client.ask(&request, Opening::WithRequest, by) {
-            Ok(replies) => replies,
-            Err(Failure::Cut(_)) => {
-                // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
-                self.client.counters.retries += 1;
-                let request = request.and(&[b"GET", &lock]);
-                let replies = self.client.ask(&request, Opening::WithRequest, by);
-                replies.map_err(|failure| self.client.error(failure).maybe_applied())?
+        let mut request =
+            Request::of(&[b"SET", &keys.lock, token.as_bytes(), b"NX", b"PX", lease.as_bytes()])
+                .and(&[b"GET", &keys.session]);
+        let mut attempts = Attempts::default();
+        let replies = loop {
+            let failure = match self.reach.ask(keys, &request, Opening::WithRequest, by) {
+                Ok(replies) => break replies,
+                Err(failure) => failure,
+            };
+            if !self.reach.heal(&mut attempts, &failure, by) {
+                return Err(attempts.again().about(self.reach.error(failure)));
             }
-            Err(failure) => return Err(self.client.error(failure)),
+            // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
+            if attempts.again() == Again::Yes && request.len() == 2 {
+                request = request.and(&[b"GET", &keys.lock]);
+            }
         };
         let taken = (|| {
             let mut replies = replies.into_iter();
@@ -166,12 +166,12 @@ impl Redis {
                 false => Ok(None),
             }
         })();
-        taken.map_err(|failure| self.client.error(failure))
+        taken.map_err(|failure| self.reach.error(failure))
     }
 
     fn wait(
         &mut self,
-        session: &[u8],
+        keys: &Keys,
         token: &Token,
         wait: Duration,
         wait_by: Deadline,
@@ -179,7 +179,7 @@ impl Redis {
     ) -> Result<Taken> {
         let (mut asking, mut watching) = (Pause::new(token, 0), Pause::new(token, QUICK));
         while self.queueing != Queueing::Try {
-            let (place, woken, ends) = match self.turn(session, token, Turn::Join, by)? {
+            let (place, woken, ends) = match self.turn(keys, token, Turn::Join, by)? {
                 Turned::Taken(taken) => return Ok(taken),
                 Turned::Full(waiters) => {
                     return Err(Error::new(
@@ -187,7 +187,7 @@ impl Redis {
                         format!("{waiters} requests wait for this session already"),
                     )
                     .hint("find what makes requests of one visitor slow, or raise cloakroom.max_waiters")
-                    .on(self.options.shown.as_str()));
+                    .on(self.endpoint.shown.as_str()));
                 }
                 Turned::Wait { place, woken, ends } => (place, woken, ends),
                 Turned::NoQueue => break,
@@ -199,7 +199,7 @@ impl Redis {
             if left.is_zero() {
                 // A lock that is handed over in this moment is taken all the same.
                 let grace = by.max(Deadline::after(LATE));
-                return match self.turn(session, token, Turn::Leave, grace)? {
+                return match self.turn(keys, token, Turn::Leave, grace)? {
                     Turned::Taken(taken) => Ok(taken),
                     _ => Err(self.busy(wait)),
                 };
@@ -209,7 +209,7 @@ impl Redis {
                 Woken::ByHolder if listens && left > LATE + LATE => {
                     let slice =
                         SLICE.min(left - LATE).min(ends.unwrap_or(SLICE).max(Duration::from_millis(10)));
-                    match self.listen(session, token, slice, by)? {
+                    match self.listen(keys, token, slice, by)? {
                         Heard::Taken(taken) => return Ok(taken),
                         Heard::Nudge => watching = Pause::new(token, QUICK),
                         Heard::Nothing => {}
@@ -218,17 +218,17 @@ impl Redis {
                 Woken::ByHolder => std::thread::sleep(asking.next(place).min(left)),
                 // Looked at now and then: a native handler that takes the lock ends the gap.
                 Woken::Free => std::thread::sleep(ends.unwrap_or(IN_GAP).min(IN_GAP).min(left)),
-                Woken::Foreign => self.watch(session, token, &mut watching, wait_by, by)?,
+                Woken::Foreign => self.watch(keys, token, &mut watching, wait_by, by)?,
             }
         }
-        self.try_until(session, token, wait, wait_by, by)
+        self.try_until(keys, token, wait, wait_by, by)
     }
 
     /// Tries to get the lock when a native handler lets it go. The next turn finds it taken, or shows that this waiter
     /// is alive.
     fn watch(
         &mut self,
-        session: &[u8],
+        keys: &Keys,
         token: &Token,
         pause: &mut Pause,
         wait_by: Deadline,
@@ -241,7 +241,7 @@ impl Redis {
                 break;
             }
             std::thread::sleep(next);
-            if self.route != Route::Direct || self.try_lock(session, token, by)?.is_some() {
+            if self.route != Route::Direct || self.try_lock(keys, token, by)?.is_some() {
                 break;
             }
         }
@@ -249,7 +249,7 @@ impl Redis {
     }
 
     /// Asks for the lock, or for a place in the queue.
-    fn turn(&mut self, session: &[u8], token: &Token, turn: Turn, by: Deadline) -> Result<Turned> {
+    fn turn(&mut self, keys: &Keys, token: &Token, turn: Turn, by: Deadline) -> Result<Turned> {
         if let Some(refusal) = &self.without_scripts {
             return Err(self.no_scripts(&refusal.clone()));
         }
@@ -273,15 +273,15 @@ impl Redis {
             what.as_bytes(),
             count.as_bytes(),
         ];
-        let name = |number| [session, format!("_LOCK_{number}_ROUTE").as_bytes()].concat();
-        let made: Vec<Vec<u8>> = (1..=routes).map(name).collect();
+        let made: Vec<Vec<u8>> =
+            (1..=routes).map(|number| keys.beside(&format!("_{number}_ROUTE"))).collect();
         let mut delete: Vec<&[u8]> = made.iter().map(Vec::as_slice).collect();
         if routes > 0 {
             delete.insert(0, b"DEL");
         }
         let answer = self
-            .client
-            .twice(|client| client.run_and(&ACQUIRE, session, &arguments, &delete, Opening::WithRequest, by));
+            .reach
+            .insist(by, |reach| reach.run_and(&ACQUIRE, keys, &arguments, &delete, Opening::WithRequest, by));
         let (answer, found) = match answer {
             Ok((answers, _)) => answers,
             Err(Failure::Refused(refusal)) if refusal.about_scripts() => {
@@ -293,9 +293,9 @@ impl Redis {
                 self.queueing = Queueing::Try;
                 return Ok(Turned::NoQueue);
             }
-            Err(failure) => return Err(self.client.error(failure)),
+            Err(failure) => return Err(self.reach.error(failure)),
         };
-        let turned = turned(answer, self.settings.lease).map_err(|failure| self.client.error(failure))?;
+        let turned = turned(answer, self.settings.lease).map_err(|failure| self.reach.error(failure))?;
         let (turned, shared) = turned;
         if self.route == Route::Unknown {
             self.route = match found {
@@ -310,13 +310,11 @@ impl Redis {
     }
 
     /// Listens for the lock to be handed over.
-    fn listen(&mut self, session: &[u8], token: &Token, slice: Duration, by: Deadline) -> Result<Heard> {
-        let mut grant = lock_key(session);
-        grant.extend_from_slice(b"_GRANT_");
-        grant.extend_from_slice(token.digits().as_bytes());
+    fn listen(&mut self, keys: &Keys, token: &Token, slice: Duration, by: Deadline) -> Result<Heard> {
+        let grant = keys.beside(&format!("_GRANT_{}", token.digits()));
         let seconds = format!("{:.3}", slice.as_secs_f64());
         let request = Request::of(&[b"BLPOP", &grant, seconds.as_bytes()]);
-        let answer = self.client.ask_patiently(&request, Opening::Before, slice, by).and_then(one);
+        let answer = self.reach.ask_patiently(keys, &request, Opening::Before, slice, by).and_then(one);
         let heard = match answer {
             Ok(Value::Nil) => Heard::Nothing,
             Ok(Value::Array(mut pair)) if pair.len() == 2 => match pair.pop() {
@@ -325,9 +323,9 @@ impl Redis {
                     b'N' => Heard::Taken(Taken { record: None, lease: self.grant() }),
                     _ => Heard::Nudge,
                 },
-                _ => return Err(unexpected(&Value::Array(pair)).on(self.options.shown.as_str())),
+                _ => return Err(unexpected(&Value::Array(pair)).on(self.endpoint.shown.as_str())),
             },
-            Ok(other) => return Err(unexpected(&other).on(self.options.shown.as_str())),
+            Ok(other) => return Err(unexpected(&other).on(self.endpoint.shown.as_str())),
             Err(Failure::Refused(refusal)) if refusal.forbidden() => {
                 self.queueing = Queueing::Ask;
                 Heard::Nothing
@@ -335,7 +333,7 @@ impl Redis {
             Err(Failure::Cut(_)) => {
                 // A proxy that does not know BLPOP hangs up: twice, and it is not asked again. A lock that was handed
                 // over on the dead connection is found by the next turn.
-                self.client.counters.retries += 1;
+                self.counted.retries += 1;
                 self.queueing = match self.queueing {
                     Queueing::Listen { cuts: 0 } => Queueing::Listen { cuts: 1 },
                     Queueing::Listen { cuts: 1 } => Queueing::Ask,
@@ -343,7 +341,7 @@ impl Redis {
                 };
                 return Ok(Heard::Nothing);
             }
-            Err(failure) => return Err(self.client.error(failure)),
+            Err(failure) => return Err(self.reach.error(failure)),
         };
         if let Queueing::Listen { cuts } = &mut self.queueing {
             // It works here: a cut from now on is a fault of the network.
@@ -355,7 +353,7 @@ impl Redis {
     /// Without a queue: whoever asks at the right moment gets the lock.
     fn try_until(
         &mut self,
-        session: &[u8],
+        keys: &Keys,
         token: &Token,
         wait: Duration,
         wait_by: Deadline,
@@ -364,7 +362,7 @@ impl Redis {
         let mut pause = Pause::new(token, 0);
         let mut told = Again::No;
         loop {
-            if let Some(taken) = self.try_lock(session, token, by)? {
+            if let Some(taken) = self.try_lock(keys, token, by)? {
                 return Ok(taken);
             }
             self.waited_in_line = true;
@@ -372,10 +370,9 @@ impl Redis {
                 told = Again::Yes;
                 // Workers that may queue hand the lock to each other: they are to leave gaps, as for a native handler.
                 // Refused or not, the next try follows.
-                let mut mark = lock_key(session);
-                mark.extend_from_slice(b"_FOREIGN");
+                let mark = keys.beside("_FOREIGN");
                 let request = Request::of(&[b"SET", &mark, b"5", b"PX", b"60000"]);
-                let _ = self.client.ask(&request, Opening::Before, by);
+                let _ = self.reach.ask(keys, &request, Opening::Before, by);
             }
             let left = wait_by.remaining();
             if left.is_zero() {
@@ -403,7 +400,7 @@ impl Redis {
             format!("another request kept the session's lock for longer than {kept:.1} s"),
         )
         .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
-        .on(self.options.shown.as_str())
+        .on(self.endpoint.shown.as_str())
     }
 
     /// The error about a server that refuses scripts: without them, no write can be fenced.
@@ -411,7 +408,7 @@ impl Redis {
         Error::new(ErrorKind::Unsupported, "the server lets no script run, and locks need scripts")
             .source(refusal.error(false).to_string().lines().next().unwrap_or_default().to_owned())
             .hint("allow EVAL and EVALSHA to the server's user, or set cloakroom.lock=off and lose concurrent changes")
-            .on(self.options.shown.as_str())
+            .on(self.endpoint.shown.as_str())
     }
 }
 
@@ -443,8 +440,4 @@ fn turned(answer: Value, lease: Duration) -> Result<(Turned, bool), Failure> {
         _ => Turned::Full(number(next())?),
     };
     Ok((turned, shared))
-}
-
-pub(super) fn lock_key(session: &[u8]) -> Vec<u8> {
-    [session, b"_LOCK"].concat()
 }

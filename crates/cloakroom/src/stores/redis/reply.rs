@@ -21,13 +21,15 @@ impl Refusal {
             let code = inner.split(' ').next().unwrap_or_default();
             return Refusal { code: code.to_owned(), text: inner.to_owned() };
         }
-        let code = error.code().to_owned();
+        // Long commands and long words of a client that has not authenticated are refused before they are looked at.
+        let early = error.details().is_some_and(|details| details.contains("unauthenticated "));
+        let code = if early { "NOAUTH" } else { error.code() }.to_owned();
         // A server that does not know a command repeats its arguments: a password, or a session.
         let details = error.details().unwrap_or_default();
         let details = details.split(", with args").next().unwrap_or_default();
         let text = match details {
-            "" => code.clone(),
-            _ => format!("{code} {details}"),
+            "" => error.code().to_owned(),
+            _ => format!("{} {details}", error.code()),
         };
         Refusal { code, text }
     }
@@ -170,6 +172,7 @@ mod tests {
     fn each_refusal_names_who_must_act() {
         for (line, kind) in [
             ("NOAUTH Authentication required.", ErrorKind::Auth),
+            ("ERR Protocol error: unauthenticated multibulk length", ErrorKind::Auth),
             ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::Auth),
             ("ERR invalid password", ErrorKind::Auth),
             (

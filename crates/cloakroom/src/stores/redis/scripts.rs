@@ -1,10 +1,12 @@
 //! The scripts: each decides and acts in one step on the server.
 //!
-//! `KEYS[1]` is always the session's key, so that a proxy or a cluster routes by it; the names of the other keys
-//! follow from it (see [`super`]). A waiter is named by its lock value, `cloakroom:<32 hex>:<host>:<pid>`.
+//! `ARGV` begins with the names of the session's key and the lock's, from which those of the other keys follow (see
+//! [`super`]). `KEYS` only says where the script is to run: a proxy or a cluster routes by it, the session's key first. A
+//! waiter is named by its lock value, `cloakroom:<32 hex>:<host>:<pid>`.
 
 use std::sync::LazyLock;
 
+use super::keys::Keys;
 use super::wire::Request;
 
 /// A script's text, and the hash that the server knows it by.
@@ -20,13 +22,14 @@ impl Script {
     }
 
     /// The request that runs it.
-    pub(super) fn call(&self, by: By, session: &[u8], arguments: &[&[u8]]) -> Request {
+    pub(super) fn call(&self, by: By, keys: &Keys, arguments: &[&[u8]]) -> Request {
         let (name, text): (&[u8], _) = match by {
             By::Hash => (b"EVALSHA", self.hash.as_str()),
             By::Text => (b"EVAL", self.text),
         };
+        let (session, lock) = (keys.session.as_slice(), keys.lock.as_slice());
         let mut request = Request::default();
-        request.push(&[name, text.as_bytes(), b"1", session], arguments);
+        request.push(&[name, text.as_bytes(), b"2", session, lock, session, lock], arguments);
         request
     }
 }
@@ -51,7 +54,7 @@ pub(super) enum Turn {
 
 /// Takes the lock, or a place in the queue.
 ///
-/// ARGV: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave,
+/// ARGV from 3: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave,
 /// how many keys to make beside the session's (see [`super::queue::Route`]).
 /// Answers {1, record} with the lock, {2, place, poll, ms} when it has to wait (`poll` not 0: nobody will wake it, since
 /// 1 the lock is free, 2 a native handler has it; `ms` until the lock or the gap ends), {3, waiters} when too many wait, {0} after leaving. A 1 at the end of the
@@ -59,8 +62,7 @@ pub(super) enum Turn {
 pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local session, me = KEYS[1], ARGV[1]
-local lock = session .. '_LOCK'
+local session, lock, me = ARGV[1], ARGV[2], ARGV[3]
 local queue = lock .. '_QUEUE'
 local function mark(waiter) return lock .. '_WAIT_' .. string.sub(waiter, 11, 42) end
 local function grant(waiter) return lock .. '_GRANT_' .. string.sub(waiter, 11, 42) end
@@ -76,12 +78,12 @@ local function mine(foreign)
 end
 
 -- Names that differ at their end alone stay together under some hashes.
-for number = 1, tonumber(ARGV[6]) do redis.call('set', lock .. '_' .. number .. '_ROUTE', 1, 'PX', 1000) end
+for number = 1, tonumber(ARGV[8]) do redis.call('set', lock .. '_' .. number .. '_ROUTE', 1, 'PX', 1000) end
 local holder = redis.call('get', lock)
 if holder == me or holder == me .. '*' then
   local more = ''
   if redis.call('lrem', queue, 0, me) == 1 and redis.call('exists', queue) == 1 then more = '*' end
-  if more == '*' then redis.call('set', lock, me .. more, 'PX', ARGV[2]) else redis.call('pexpire', lock, ARGV[2]) end
+  if more == '*' then redis.call('set', lock, me .. more, 'PX', ARGV[4]) else redis.call('pexpire', lock, ARGV[4]) end
   return mine(0)
 end
 local head = redis.call('lindex', queue, 0)
@@ -91,7 +93,7 @@ while head and head ~= me and redis.call('exists', mark(head)) == 0 do
 end
 local foreign = holder and string.sub(holder, 1, 10) ~= 'cloakroom:'
 
-if ARGV[5] == 'leave' then
+if ARGV[7] == 'leave' then
   redis.call('lrem', queue, 0, me)
   redis.call('del', mark(me), grant(me))
   if head == me and (foreign or not holder) then
@@ -119,7 +121,7 @@ else
         redis.call('lpop', queue)
         if redis.call('exists', queue) == 1 then more = '*' end
       end
-      redis.call('set', lock, me .. more, 'PX', ARGV[2])
+      redis.call('set', lock, me .. more, 'PX', ARGV[4])
       return mine(marked)
     end
     nudge(head)
@@ -130,7 +132,7 @@ end
 if holder and not foreign and string.sub(holder, -1) ~= '*' then redis.call('append', lock, '*') end
 local place = redis.call('lpos', queue, me)
 if not place then
-  local most = tonumber(ARGV[4])
+  local most = tonumber(ARGV[6])
   if most > 0 and redis.call('llen', queue) >= most then
     for _, waiter in ipairs(redis.call('lrange', queue, 0, -1)) do
       if redis.call('exists', mark(waiter)) == 0 then redis.call('lrem', queue, 0, waiter) end
@@ -140,7 +142,7 @@ if not place then
   place = redis.call('rpush', queue, me) - 1
 end
 redis.call('pexpire', queue, 60000)
-redis.call('set', mark(me), 1, 'PX', ARGV[3])
+redis.call('set', mark(me), 1, 'PX', ARGV[5])
 local poll = 0
 if place == 0 and foreign then poll = 2 elseif place == 0 and not holder then poll = 1 end
 return {2, place, poll, ends, marked}
@@ -150,7 +152,7 @@ return {2, place, poll, ends, marked}
 
 /// Applies a change if the lock is still ours, and passes the lock on.
 ///
-/// ARGV: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
+/// ARGV from 3: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
 /// (ms; 0 = leave the queue alone). Answers 1 done, 2 written again by a touch, 0 lock lost, -1 lock lost and yet the record is as asked; 10 more
 /// when a waiter got the lock, or a gap was left.
 ///
@@ -160,28 +162,27 @@ return {2, place, poll, ends, marked}
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local session = KEYS[1]
-local lock = session .. '_LOCK'
+local session, lock = ARGV[1], ARGV[2]
 local held = redis.call('get', lock)
-local me, change = ARGV[1], ARGV[2]
+local me, change = ARGV[3], ARGV[4]
 local queue, waiter
 if held ~= me then
   if held ~= me .. '*' then
     local stored = redis.call('get', session)
-    if change == 'K' or (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[4]) then return -1 end
+    if change == 'K' or (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[6]) then return -1 end
     return 0
   end
-  if ARGV[5] ~= '0' then
+  if ARGV[7] ~= '0' then
     queue = lock .. '_QUEUE'
     waiter = redis.call('lindex', queue, 0)
   end
 end
 local done = 1
 if change == 'W' then
-  redis.call('set', session, ARGV[4], 'EX', ARGV[3])
+  redis.call('set', session, ARGV[6], 'EX', ARGV[5])
 elseif change == 'T' then
-  if redis.call('expire', session, ARGV[3]) == 0 then
-    redis.call('set', session, ARGV[4], 'EX', ARGV[3])
+  if redis.call('expire', session, ARGV[5]) == 0 then
+    redis.call('set', session, ARGV[6], 'EX', ARGV[5])
     done = 2
   end
 elseif change == 'D' then
@@ -229,11 +230,11 @@ else
   redis.call('lpop', queue)
   local more = ''
   if redis.call('exists', queue) == 1 then more = '*' end
-  redis.call('set', lock, waiter .. more, 'PX', ARGV[5])
+  redis.call('set', lock, waiter .. more, 'PX', ARGV[7])
   redis.call('del', mark(waiter))
   local record = redis.call('get', session)
   redis.call('rpush', grant, record and 'L' .. record or 'N')
-  redis.call('pexpire', grant, ARGV[5])
+  redis.call('pexpire', grant, ARGV[7])
 end
 redis.call('hset', fair, 'passed', passed, 'due', string.format('%.0f', due), 'step', step,
   'last', string.format('%.0f', now))
@@ -243,13 +244,13 @@ return done + 10
     )
 });
 
-/// Prolongs the lock if it is still ours. ARGV: lock value, lease (ms). Answers 1 or 0.
+/// Prolongs the lock if it is still ours. ARGV from 3: lock value, lease (ms). Answers 1 or 0.
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local held = redis.call('get', KEYS[1] .. '_LOCK')
-if held ~= ARGV[1] and held ~= ARGV[1] .. '*' then return 0 end
-redis.call('pexpire', KEYS[1] .. '_LOCK', ARGV[2])
+local held = redis.call('get', ARGV[2])
+if held ~= ARGV[3] and held ~= ARGV[3] .. '*' then return 0 end
+redis.call('pexpire', ARGV[2], ARGV[4])
 return 1
 ",
     )

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use redis::{Parser, Value};
 
-use super::options::{Credentials, Options};
+use super::options::{Credentials, Endpoint};
 use super::reply::{Refusal, unexpected};
-use super::scripts::{By, Script};
 use crate::net::{Conn, Dialer};
 use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 
@@ -20,7 +19,8 @@ const IDLE: Duration = Duration::from_millis(5);
 #[derive(Clone, Default)]
 pub(super) struct Request {
     bytes: Vec<u8>,
-    replies: usize,
+    /// Where each command ends.
+    ends: Vec<usize>,
 }
 
 impl Request {
@@ -46,7 +46,21 @@ impl Request {
             self.bytes.extend_from_slice(word);
             self.bytes.extend_from_slice(b"\r\n");
         }
-        self.replies += 1;
+        self.ends.push(self.bytes.len());
+    }
+
+    /// How many commands these are.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// These commands after those of `first`.
+    fn after(&self, first: Request) -> Request {
+        let Request { mut bytes, mut ends } = first;
+        let start = bytes.len();
+        bytes.extend_from_slice(&self.bytes);
+        ends.extend(self.ends.iter().map(|end| start + end));
+        Request { bytes, ends }
     }
 
     fn head(&mut self, sign: u8, length: usize) {
@@ -79,14 +93,14 @@ pub(super) enum Opening {
 
 /// The connection, opened at its first use, and what it has done.
 pub(super) struct Client {
-    options: Arc<Options>,
+    endpoint: Arc<Endpoint>,
     dialer: Arc<Dialer>,
     connect_timeout: Duration,
     timeout: Duration,
     link: Option<Link>,
     /// The process that opened the connection.
     pid: u32,
-    pub(super) counters: Counters,
+    counters: Counters,
 }
 
 struct Link {
@@ -97,16 +111,16 @@ struct Link {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Client({}, {:?})", self.options.shown, self.counters)
+        write!(f, "Client({}, {:?})", self.endpoint.shown, self.counters)
     }
 }
 
 impl Client {
-    pub(super) fn new(options: Arc<Options>, dialer: Arc<Dialer>, settings: &Settings) -> Self {
+    pub(super) fn new(endpoint: Arc<Endpoint>, dialer: Arc<Dialer>, settings: &Settings) -> Self {
         Client {
-            connect_timeout: options.connect_timeout.unwrap_or(settings.connect_timeout),
-            timeout: options.timeout.unwrap_or(settings.timeout),
-            options,
+            connect_timeout: endpoint.connect_timeout.unwrap_or(settings.connect_timeout),
+            timeout: endpoint.timeout.unwrap_or(settings.timeout),
+            endpoint,
             dialer,
             link: None,
             pid: 0,
@@ -117,7 +131,7 @@ impl Client {
     /// A second client of the same server, for another thread.
     pub(super) fn another(&self) -> Client {
         Client {
-            options: Arc::clone(&self.options),
+            endpoint: Arc::clone(&self.endpoint),
             dialer: Arc::clone(&self.dialer),
             connect_timeout: self.connect_timeout,
             timeout: self.timeout,
@@ -157,17 +171,15 @@ impl Client {
         let introduction = if fresh { self.introduction() } else { Request::default() };
         let joined;
         let mut request = request;
-        if introduction.replies > 0 {
+        if introduction.len() > 0 {
             match opening {
                 Opening::Before => {
                     let replies = link.exchange(&introduction, by)?;
                     self.check_introduction(&replies).map_err(Failure::Failed)?;
                 }
                 Opening::WithRequest => {
-                    introduced = introduction.replies;
-                    let mut bytes = introduction.bytes;
-                    bytes.extend_from_slice(&request.bytes);
-                    joined = Request { bytes, replies: introduced + request.replies };
+                    introduced = introduction.len();
+                    joined = request.after(introduction);
                     request = &joined;
                 }
             }
@@ -190,63 +202,6 @@ impl Client {
         Ok(replies)
     }
 
-    /// Runs a script, by its text where the server does not know its hash.
-    pub(super) fn run(
-        &mut self,
-        script: &Script,
-        session: &[u8],
-        arguments: &[&[u8]],
-        opening: Opening,
-        by: Deadline,
-    ) -> Result<Value, Failure> {
-        self.run_and(script, session, arguments, &[], opening, by).map(|(answer, _)| answer)
-    }
-
-    /// Runs a script and, in the same write, another command, unless that is empty.
-    pub(super) fn run_and(
-        &mut self,
-        script: &Script,
-        session: &[u8],
-        arguments: &[&[u8]],
-        other: &[&[u8]],
-        opening: Opening,
-        by: Deadline,
-    ) -> Result<(Value, Option<Value>), Failure> {
-        let mut run = |called| {
-            let mut request = script.call(called, session, arguments);
-            if !other.is_empty() {
-                request.push(other, &[]);
-            }
-            let mut replies = self.ask(&request, opening, by)?.into_iter();
-            Ok((sound(replies.next().unwrap_or_default())?, replies.next()))
-        };
-        match run(By::Hash) {
-            Err(Failure::Refused(refusal)) if refusal.unknown_script() => run(By::Text),
-            answers => answers,
-        }
-    }
-
-    /// Does it again over a new connection if the first was cut, and says whether it was.
-    pub(super) fn twice<T>(
-        &mut self,
-        mut exchange: impl FnMut(&mut Self) -> Result<T, Failure>,
-    ) -> Result<(T, Again), Failure> {
-        match exchange(self) {
-            Err(Failure::Cut(_)) => {
-                self.counters.retries += 1;
-                // Whatever becomes of the second attempt, the first may have been carried out.
-                match exchange(self) {
-                    Err(Failure::Failed(error)) => Err(Failure::Failed(error.maybe_applied())),
-                    Err(Failure::Refused(refusal)) if !refusal.forbidden() && !refusal.unknown_script() => {
-                        Err(Failure::Failed(refusal.error(self.options.ignored_userinfo).maybe_applied()))
-                    }
-                    answer => Ok((answer?, Again::Yes)),
-                }
-            }
-            answer => Ok((answer?, Again::No)),
-        }
-    }
-
     /// Drops the connection if it died while it was idle: what is sent next is then known not to be lost with it.
     pub(super) fn look_alive(&mut self) {
         if self.link.as_ref().is_some_and(|link| link.used.elapsed() > IDLE && !link.conn.is_quiet()) {
@@ -263,11 +218,26 @@ impl Client {
         }
     }
 
+    /// What it has done.
+    pub(super) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Counts an exchange that is asked for again.
+    pub(super) fn count_retry(&mut self) {
+        self.counters.retries += 1;
+    }
+
+    /// The refusal as the user's error.
+    pub(super) fn refusal(&self, refusal: &Refusal) -> Error {
+        refusal.error(self.endpoint.ignored_userinfo)
+    }
+
     /// The failure as the user's error.
     pub(super) fn error(&self, failure: Failure) -> Error {
         let error = match failure {
             Failure::Failed(error) => error,
-            Failure::Refused(refusal) => refusal.error(self.options.ignored_userinfo),
+            Failure::Refused(refusal) => self.refusal(&refusal),
             Failure::Cut(error) => Error::new(ErrorKind::Unreachable, "the server cut the connection")
                 .source(error)
                 .hint("see the server's log; a firewall or a proxy between may cut connections too")
@@ -278,7 +248,7 @@ impl Client {
 
     /// The error with the store's name.
     pub(super) fn locate(&self, error: Error) -> Error {
-        error.on(self.options.shown.as_str())
+        error.on(self.endpoint.shown.as_str())
     }
 
     fn connect(&mut self, by: Deadline) -> Result<Link> {
@@ -289,32 +259,25 @@ impl Client {
 
     fn introduction(&self) -> Request {
         let mut request = Request::default();
-        if let Some(Credentials { user, password }) = &self.options.credentials {
+        if let Some(Credentials { user, password }) = &self.endpoint.credentials {
             let password = password.reveal().as_bytes();
             match user {
                 Some(user) => request.push(&[b"AUTH", user.as_bytes(), password], &[]),
                 None => request.push(&[b"AUTH", password], &[]),
             }
         }
-        if self.options.database > 0 {
-            request.push(&[b"SELECT", self.options.database.to_string().as_bytes()], &[]);
+        if self.endpoint.database > 0 {
+            request.push(&[b"SELECT", self.endpoint.database.to_string().as_bytes()], &[]);
         }
         request
     }
 
     fn check_introduction(&self, replies: &[Value]) -> Result<()> {
         match replies.iter().find_map(refused) {
-            Some(refusal) => Err(refusal.error(self.options.ignored_userinfo)),
+            Some(refusal) => Err(self.refusal(&refusal)),
             None => Ok(()),
         }
     }
-}
-
-/// Whether an exchange had to be repeated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
-    Yes,
-    No,
 }
 
 fn refused(value: &Value) -> Option<Refusal> {
@@ -357,9 +320,9 @@ pub(super) fn number(value: Value) -> Result<i64, Failure> {
 impl Link {
     fn exchange(&mut self, request: &Request, by: Deadline) -> Result<Vec<Value>, Failure> {
         self.conn.send(&request.bytes, by).map_err(broken)?;
-        let mut replies = Vec::with_capacity(request.replies);
+        let mut replies = Vec::with_capacity(request.len());
         let mut incoming = Incoming { conn: &mut self.conn, by, received: 0, failed: None };
-        while replies.len() < request.replies {
+        while replies.len() < request.len() {
             match self.parser.parse_value(&mut incoming) {
                 Ok(value) => replies.push(value),
                 Err(_) if incoming.failed.is_some() => {

@@ -1,0 +1,270 @@
+//! One place where sessions and their locks are: reading, taking the lock, listing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::LARGEST;
+use super::commit::Held;
+use super::keys::Keys;
+use super::options::Endpoint;
+use super::queue::{Queueing, Route, Taken};
+use super::reach::Reach;
+use super::reply::{Refusal, unexpected};
+use super::token::Token;
+use super::wire::{Client, Failure, Opening, Request, one, sound, stored};
+use crate::{
+    Access, Change, Committed, Counters, Deadline, Error, ErrorKind, Hold, Opened, Outcome, Record, Result,
+    SessionId, Settings, Unknown,
+};
+
+/// One server, or several that are one to their clients.
+pub(super) struct Member {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) settings: Settings,
+    pub(super) reach: Reach,
+    pub(super) route: Route,
+    pub(super) queueing: Queueing,
+    /// Why this server cannot be locked safely.
+    pub(super) without_scripts: Option<Refusal>,
+    /// Until when opens go to the queue without trying the lock first.
+    pub(super) crowded_until: Option<Instant>,
+    /// Whether the open under way has met somebody.
+    pub(super) waited_in_line: bool,
+    /// A lock that a failed open may have taken.
+    pub(super) orphan: Option<(Keys, Token)>,
+    /// What was done, exchanges and connections left out.
+    pub(super) counted: Counters,
+}
+
+impl Member {
+    pub(super) fn new(endpoint: Arc<Endpoint>, reach: Reach, settings: Settings) -> Self {
+        Member {
+            endpoint,
+            settings,
+            reach,
+            route: Route::Unknown,
+            queueing: Queueing::Listen { cuts: 0 },
+            without_scripts: None,
+            crowded_until: None,
+            waited_in_line: false,
+            orphan: None,
+            counted: Counters::default(),
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.counted + self.reach.counters()
+    }
+
+    fn keys(&self, id: &SessionId) -> Keys {
+        self.reach.keys([self.endpoint.prefix.as_bytes(), id.as_str().as_bytes()].concat())
+    }
+
+    /// The error with the server's name.
+    pub(super) fn locate(&self, error: Error) -> Error {
+        error.on(self.endpoint.shown.as_str())
+    }
+
+    /// Asks for one thing that may be asked twice.
+    fn ask(&mut self, keys: &Keys, request: &Request, by: Deadline) -> Result<Value> {
+        let answer =
+            self.reach.insist(by, |reach| reach.ask(keys, request, Opening::WithRequest, by).and_then(one));
+        answer.map(|(value, _)| value).map_err(|failure| self.reach.error(failure))
+    }
+
+    pub(super) fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
+        self.reach.look_around();
+        let keys = self.keys(id);
+        match self.ask(&keys, &Request::of(&[b"EXISTS", &keys.session]), by)? {
+            Value::Int(count) => Ok(count > 0),
+            other => Err(self.locate(unexpected(&other))),
+        }
+    }
+
+    pub(super) fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
+        self.reach.look_around();
+        let hold = match access {
+            Access::ReadOnly => Hold::ReadOnly,
+            Access::Unlocked => Hold::Unlocked,
+            Access::Versioned => {
+                let what = "this store keeps no versions of a session";
+                return Err(self.locate(Error::new(ErrorKind::Unsupported, what)));
+            }
+            Access::Exclusive { wait, unknown } => return self.open_exclusive(id, wait, unknown, by),
+        };
+        Ok(Opened { record: self.read(id, by)?, hold, renewal: None })
+    }
+
+    fn read(&mut self, id: &SessionId, by: Deadline) -> Result<Option<Record>> {
+        let keys = self.keys(id);
+        let value = self.ask(&keys, &Request::of(&[b"GET", &keys.session]), by)?;
+        let record = stored(value).map_err(|failure| self.reach.error(failure))?;
+        Ok(record.map(Record))
+    }
+
+    fn open_exclusive(
+        &mut self,
+        id: &SessionId,
+        wait: Duration,
+        unknown: Unknown,
+        by: Deadline,
+    ) -> Result<Opened> {
+        self.release_orphan(by);
+        let keys = self.keys(id);
+        let token = Token::new()?;
+        let Taken { record, lease } = match self.take(&keys, &token, wait, by) {
+            Ok(taken) => taken,
+            Err(error) => {
+                match (error.kind(), error.outcome()) {
+                    // Somebody else's.
+                    (ErrorKind::LockBusy, _) => {}
+                    (_, Outcome::Unknown) => self.orphan = Some((keys, token)),
+                    // Nothing was sent.
+                    (ErrorKind::Unreachable | ErrorKind::Timeout, Outcome::Refused) => {}
+                    // It was answered: the lock may be ours, and only the read refused.
+                    _ => self.orphan = self.release_or_remember(keys, token, by),
+                }
+                return Err(error);
+            }
+        };
+        if record.is_none() && unknown == Unknown::Refuse {
+            if let Err(error) = self.give_back(&keys, &token, Change::Keep, by) {
+                self.orphan = Some((keys, token));
+                return Err(error);
+            }
+            return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
+        }
+        let (lease, renewal) = self.lease(keys, token, lease);
+        Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        id: &SessionId,
+        hold: Hold,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<Committed> {
+        if let Change::Write(bytes, _) | Change::Touch(bytes, _) = change
+            && bytes.len() as u64 > LARGEST
+        {
+            if let Hold::Lease(lease) = hold {
+                let held: Arc<Held> = lease.into_inner()?;
+                // The write is refused in any case.
+                let _ = self.give_back(&held.keys, &held.token, Change::Keep, by);
+            }
+            return Err(self.locate(
+                Error::new(
+                    ErrorKind::TooLarge,
+                    format!("the session has {} bytes, and Redis takes {LARGEST}", bytes.len()),
+                )
+                .hint("keep less in the session"),
+            ));
+        }
+        let keys = self.keys(id);
+        match hold {
+            Hold::Lease(lease) => {
+                let held: Arc<Held> = lease.into_inner()?;
+                match held.keys == keys {
+                    true => self.give_back(&held.keys, &held.token, change, by),
+                    false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
+                }
+            }
+            Hold::Unlocked => self.write_unlocked(&keys, change, by),
+            Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
+            Hold::ReadOnly | Hold::Version(_) => {
+                Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))
+            }
+        }
+    }
+
+    /// Calls `each` with every session's id until it answers false; the answer says whether it wants more.
+    pub(super) fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<bool> {
+        self.reach.look_around();
+        let prefix = self.endpoint.prefix.clone();
+        for server in self.reach.servers() {
+            if !scan(server, &prefix, each, by).map_err(|failure| server.error(failure))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Walks through the keys of one server.
+fn scan(
+    server: &mut Client,
+    prefix: &str,
+    each: &mut dyn FnMut(SessionId) -> bool,
+    by: Deadline,
+) -> Result<bool, Failure> {
+    let pattern = [&escape(prefix), "*"].concat();
+    let mut cursor = b"0".to_vec();
+    loop {
+        let scan: [&[u8]; 8] =
+            [b"SCAN", &cursor, b"MATCH", pattern.as_bytes(), b"COUNT", b"500", b"TYPE", b"string"];
+        let scan = Request::of(&scan);
+        let answer = match server.ask(&scan, Opening::WithRequest, by) {
+            // It may have been idle for long.
+            Err(Failure::Cut(_)) => {
+                server.count_retry();
+                server.ask(&scan, Opening::WithRequest, by)
+            }
+            answer => answer,
+        };
+        let answer = match answer.and_then(one) {
+            Err(Failure::Cut(error)) => {
+                return Err(Failure::Failed(
+                    Error::new(ErrorKind::Unsupported, "the server, or a proxy before it, hung up on SCAN")
+                        .source(error)
+                        .hint("name the server itself, not the proxy, where sessions are to be listed"),
+                ));
+            }
+            answer => answer?,
+        };
+        let Value::Array(parts) = answer else {
+            return Err(Failure::Failed(unexpected(&answer)));
+        };
+        let Ok([next, Value::Array(keys)]) = <[Value; 2]>::try_from(parts) else {
+            return Err(Failure::Failed(unexpected(&Value::Nil)));
+        };
+        for key in keys {
+            // Locks, queues and what is not ours have characters that no session id has.
+            if let Ok(Value::BulkString(key)) = sound(key)
+                && let Some(id) = key.strip_prefix(prefix.as_bytes())
+                && let Ok(id) = SessionId::parse(id)
+                && !each(id)
+            {
+                return Ok(false);
+            }
+        }
+        cursor = stored(next)?.unwrap_or_default();
+        if cursor.is_empty() || cursor == b"0" {
+            return Ok(true);
+        }
+    }
+}
+
+/// The prefix as a pattern that means itself.
+fn escape(prefix: &str) -> String {
+    let mut pattern = String::with_capacity(prefix.len());
+    for character in prefix.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '^' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_matched_as_it_is() {
+        assert_eq!(escape("a*b?[c]\\:"), "a\\*b\\?\\[c\\]\\\\:");
+    }
+}
