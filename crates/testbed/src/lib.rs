@@ -10,6 +10,7 @@ mod place;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod sentinel;
 #[cfg(feature = "suite")]
 pub mod suite;
 pub mod twemproxy;

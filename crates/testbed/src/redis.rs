@@ -57,8 +57,22 @@ impl Redis {
 
     /// The same, with more arguments (`--tls-auth-clients yes`; see [`Redis::certificate`]).
     pub fn tls_with(arguments: &[&str]) -> Redis {
-        let (directory, port) = (TempDir::new(), free_port());
-        let authority = certificates(&directory);
+        let directory = TempDir::new();
+        certificates(&directory);
+        Redis::certified(directory, arguments)
+    }
+
+    /// One more server with TLS, with this one's authority and certificate.
+    pub fn tls_like(&self, arguments: &[&str]) -> Redis {
+        let directory = TempDir::new();
+        for name in ["server.crt", "server.key", "ca.crt"] {
+            std::fs::copy(self.directory.join(name), directory.join(name)).unwrap();
+        }
+        Redis::certified(directory, arguments)
+    }
+
+    fn certified(directory: TempDir, arguments: &[&str]) -> Redis {
+        let (port, authority) = (free_port(), directory.join("ca.crt"));
         let file = |name: &str| directory.join(name).display().to_string();
         let mut all =
             ["--tls-port", &port.to_string(), "--tls-auth-clients", "optional"].map(str::to_owned).to_vec();
@@ -155,6 +169,14 @@ impl Redis {
         self.launch_again();
     }
 
+    /// Kills it and starts it on the same port as a replica of this one, whose data it takes over.
+    pub fn restart_as_replica_of(&self, primary: &Redis) {
+        self.kill();
+        let mut arguments = self.arguments.clone();
+        arguments.extend(["--replicaof", "127.0.0.1", &primary.port().to_string()].map(str::to_owned));
+        *self.process.lock().unwrap() = launch(self.port, &arguments, self.directory.path());
+    }
+
     /// Saves the data, kills it, and starts it on the same port with the data.
     pub fn restart_with_data(&self) {
         assert_eq!(self.command(&["SAVE"]), "OK");
@@ -196,8 +218,8 @@ fn launch(port: u16, arguments: &[String], directory: &Path) -> Process {
     process
 }
 
-/// A CA and a certificate for localhost that it signed; answers where the CA's certificate is.
-fn certificates(directory: &TempDir) -> PathBuf {
+/// A CA (`ca.crt`) and a certificate for localhost that it signed (`server.crt`).
+fn certificates(directory: &TempDir) {
     const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     let openssl = |arguments: &[&str]| {
         let ran = Command::new("openssl").args(arguments).current_dir(directory.path()).output();
@@ -214,7 +236,6 @@ fn certificates(directory: &TempDir) -> PathBuf {
     directory.write("names", "subjectAltName=DNS:localhost,IP:127.0.0.1\n");
     let sign = ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
     openssl(&[&sign[..], &days, &["-extfile", "names", "-out", "server.crt"]].concat());
-    directory.join("ca.crt")
 }
 
 /// What a server answered.
@@ -248,7 +269,7 @@ impl fmt::Display for Reply {
     }
 }
 
-fn ask(port: u16, password: Option<&str>, words: &[&[u8]]) -> std::io::Result<Reply> {
+pub(crate) fn ask(port: u16, password: Option<&str>, words: &[&[u8]]) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut answers = BufReader::new(stream.try_clone()?);

@@ -18,6 +18,7 @@ use testbed::php::Script;
 use testbed::process::Process;
 use testbed::proxy::{Ending, Proxy};
 use testbed::redis::Redis;
+use testbed::sentinel::Replicated;
 use testbed::suite::{case, run};
 use testbed::twemproxy::Twemproxy;
 use testbed::{TempDir, free_port, wait_until};
@@ -45,6 +46,7 @@ fn main() {
             &[Need::Redis, Need::Twemproxy],
             twemproxy,
         ),
+        case("a_sentinel_makes_the_replica_the_primary", &[Need::Redis], sentinel_fails_over),
         case("memcached_restarts_empty_on_its_port", &[Need::Memcached], memcached),
         case("the_proxy_counts_awaited_exchanges_and_records_them", &[], proxy_counts),
         case("the_proxy_delays_both_directions_and_keeps_the_order", &[], proxy_delay),
@@ -454,4 +456,32 @@ fn fleet() {
     assert!((0..3).all(|_| browser.get("/").body.starts_with("app2")));
     fleet.restart(0);
     wait_until("app1 is taken back", SOON, || browser.get("/").body.starts_with("app1"));
+}
+
+fn sentinel_fails_over() {
+    let fails_over = |replicated: Replicated, times: usize| {
+        let switches = replicated.sentinel().switches();
+        for time in 1..=times {
+            let first = replicated.primary().port();
+            let value = time.to_string();
+            assert_eq!(replicated.primary().command(&["SET", "k", &value]), "OK");
+            wait_until("it is replicated", SOON, || replicated.replica().command(&["GET", "k"]) == value);
+            replicated.kill_primary();
+            replicated.await_failover(first);
+            assert_ne!(replicated.primary().port(), first);
+            assert_eq!(replicated.primary().command(&["GET", "k"]), value);
+            switches.recv_timeout(SOON).unwrap();
+            replicated.restore();
+            assert_eq!(replicated.replica().port(), first);
+            assert_eq!(replicated.replica().command(&["GET", "k"]), value);
+            assert!(replicated.replica().command(&["SET", "k", "v"]).starts_with("READONLY"));
+        }
+    };
+    std::thread::scope(|scope| {
+        for (start, times) in
+            [(Replicated::start as fn() -> _, 2), (Replicated::guarded, 1), (Replicated::tls, 1)]
+        {
+            scope.spawn(move || fails_over(start(), times));
+        }
+    });
 }
