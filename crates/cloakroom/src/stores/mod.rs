@@ -13,9 +13,10 @@ const STORES: &[(&[&str], Constructor)] = &[
     #[cfg(feature = "files")]
     (&["file"], |url, settings| Ok(Box::new(files::Files::new(files::Options::parse(url)?, settings)))),
     #[cfg(feature = "redis")]
-    (&["tcp", "tls", "ssl", "unix", "redis", "rediss", "valkey", "valkeys"], |url, settings| {
-        Ok(Box::new(redis::Redis::new(redis::Options::parse(url)?, settings)))
-    }),
+    (
+        &["tcp", "tls", "ssl", "unix", "redis", "rediss", "valkey", "valkeys", "redis+unix", "valkey+unix"],
+        |url, settings| Ok(Box::new(redis::Redis::new(redis::Options::parse(url)?, settings))),
+    ),
 ];
 
 /// Makes the store that `url` names. Nothing is opened or connected before its first use.
