@@ -1,10 +1,11 @@
-//! The declarations of `ffi.rs` against the PHP headers that the build found: a C compiler compares them.
+//! The declarations of `php.rs` against the PHP headers that the build found: a C compiler compares them.
 
 use std::fmt::Write;
 use std::mem::{offset_of, size_of};
 use std::process::{Command, Stdio};
 
-use super::*;
+use super::module::STATUS_ARGUMENTS;
+use super::php::*;
 
 macro_rules! layout {
     ($out:ident, $rust:ty as $c:literal { $($field:tt as $name:literal),* $(,)? }) => {
