@@ -1,6 +1,7 @@
 //! Real engines, a PHP-FPM fleet, a load balancer and a fault proxy, on free loopback ports and in temporary
 //! directories; everything is stopped by its pid when dropped, and when the process that started it dies.
 
+pub mod cluster;
 pub mod fleet;
 pub mod http;
 pub mod memcached;

@@ -199,7 +199,7 @@ impl Redis {
     }
 }
 
-fn launch(port: u16, arguments: &[String], directory: &Path) -> Process {
+pub(crate) fn launch(port: u16, arguments: &[String], directory: &Path) -> Process {
     let program = need::find("redis-server").expect("redis-server is installed");
     let mut command = Command::new(program);
     command
@@ -219,7 +219,7 @@ fn launch(port: u16, arguments: &[String], directory: &Path) -> Process {
 }
 
 /// A CA (`ca.crt`) and a certificate for localhost that it signed (`server.crt`).
-fn certificates(directory: &TempDir) {
+pub(crate) fn certificates(directory: &TempDir) {
     const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     let openssl = |arguments: &[&str]| {
         let ran = Command::new("openssl").args(arguments).current_dir(directory.path()).output();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
+use testbed::cluster::Cluster;
 use testbed::fleet::Plan;
 use testbed::http::Browser;
 use testbed::memcached::Memcached;
@@ -47,6 +48,9 @@ fn main() {
             twemproxy,
         ),
         case("a_sentinel_makes_the_replica_the_primary", &[Need::Redis], sentinel_fails_over),
+        case("a_cluster_moves_a_slot_with_its_keys_and_back", &[Need::Redis], cluster_moves_slots),
+        case("a_replica_takes_over_the_slots_of_a_dead_master", &[Need::Redis], cluster_fails_over),
+        case("a_cluster_speaks_tls_and_asks_for_its_password", &[Need::Redis], cluster_tls),
         case("memcached_restarts_empty_on_its_port", &[Need::Memcached], memcached),
         case("the_proxy_counts_awaited_exchanges_and_records_them", &[], proxy_counts),
         case("the_proxy_delays_both_directions_and_keeps_the_order", &[], proxy_delay),
@@ -227,6 +231,60 @@ fn twemproxy() {
     assert_eq!(redis.command(&["GET", "k"]), "v");
     stream.write_all(b"*1\r\n$4\r\nINFO\r\n").unwrap();
     assert_eq!(received(&mut stream, 1), b"");
+}
+
+fn cluster_moves_slots() {
+    let cluster = Cluster::start();
+    let slot = cluster.slot("foo");
+    let (from, to) = (cluster.owner(slot), cluster.other_than_owner_of("foo"));
+    assert_eq!(from.command(&["SET", "foo", "1"]), "OK");
+    assert_eq!(to.command(&["GET", "foo"]), format!("MOVED {slot} {}", from.address()));
+    let migration = cluster.begin(slot, to);
+    assert_eq!(from.command(&["GET", "{foo}absent"]), format!("ASK {slot} {}", to.address()));
+    assert_eq!(from.command(&["GET", "foo"]), "1");
+    migration.carry("foo");
+    assert_eq!(from.command(&["GET", "foo"]), format!("ASK {slot} {}", to.address()));
+    migration.finish();
+    assert_eq!(to.command(&["GET", "foo"]), "1");
+    assert_eq!(from.command(&["GET", "foo"]), format!("MOVED {slot} {}", to.address()));
+    cluster.migrate(slot, from);
+    assert_eq!((from.command(&["GET", "foo"]).as_str(), cluster.owner(slot).id()), ("1", from.id()));
+}
+
+fn cluster_fails_over() {
+    let cluster = Cluster::with_replicas();
+    let slot = cluster.slot("foo");
+    let (master, replica) = (cluster.owner(slot), cluster.replica_of(cluster.owner(slot)));
+    assert_eq!(master.command(&["SET", "foo", "1"]), "OK");
+    assert_eq!(replica.command(&["GET", "foo"]), format!("MOVED {slot} {}", master.address()));
+    assert!(replica.command(&["ROLE"]).contains("connected"));
+    cluster.node_timeout(Duration::from_millis(500));
+    master.kill();
+    wait_until("the replica is the master", 6 * SOON, || replica.command(&["GET", "foo"]) == "1");
+    master.restart();
+    wait_until("the dead one is the replica", 6 * SOON, || !master.is_master());
+    cluster.settled();
+    assert_eq!(cluster.owner(slot).id(), replica.id());
+}
+
+fn cluster_tls() {
+    let cluster = Cluster::tls(&["--requirepass", "pw", "--masterauth", "pw"]);
+    let (slot, to) = (cluster.slot("foo"), cluster.other_than_owner_of("foo"));
+    assert_eq!(cluster.owner(slot).command(&["SET", "foo", "1"]), "OK");
+    cluster.migrate(slot, to);
+    assert_eq!(to.command(&["GET", "foo"]), "1");
+    let answer = |words: &[&str]| {
+        let ran = Command::new("redis-cli")
+            .args(["--tls", "--no-auth-warning", "-h", "localhost", "-p", &to.port().to_string(), "--cacert"])
+            .arg(cluster.authority())
+            .args(words)
+            .output();
+        String::from_utf8(ran.unwrap().stdout).unwrap()
+    };
+    assert_eq!(answer(&["-a", "pw", "GET", "foo"]), "1\n");
+    // The ports that it announces are those with TLS.
+    assert!(answer(&["-a", "pw", "CLUSTER", "SLOTS"]).contains(&to.port().to_string()));
+    assert!(answer(&["GET", "foo"]).starts_with("NOAUTH"));
 }
 
 fn memcached() {
