@@ -23,7 +23,7 @@ use nix::sys::time::TimeVal;
 
 use crate::{Deadline, Error, ErrorKind, Result};
 
-pub(crate) use tls::{Tls, TlsOptions};
+pub(crate) use tls::{Identity, Tls, TlsOptions, certificate_wanted, wants_certificate};
 
 /// How long resolved addresses are used without asking again.
 const ADDRESSES_KEPT: Duration = Duration::from_secs(30);

@@ -2,17 +2,19 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
 };
 
 use super::Wire;
@@ -25,10 +27,25 @@ pub(crate) struct TlsOptions {
     pub(crate) verify_peer: bool,
     /// Whether the certificate must bear the server's name.
     pub(crate) verify_peer_name: bool,
-    /// The authorities to trust; those of the system unless given.
+    /// Whether a certificate that signed itself will do, whoever made it.
+    pub(crate) allow_self_signed: bool,
+    /// The authorities to trust; those of the system unless one of these two is given.
     pub(crate) cafile: Option<PathBuf>,
+    /// A directory of them.
+    pub(crate) capath: Option<PathBuf>,
     /// The name that the certificate must bear, where it is not the host's.
     pub(crate) peer_name: Option<String>,
+    /// Whether the server is told the name (SNI).
+    pub(crate) name_sent: bool,
+    /// Who the client is, for servers that ask.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// A client's certificate, with those between it and the authority, and its key; PEM files, which may be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// The options, and the configuration made from them at the first connection: reading the system's certificates
@@ -91,47 +108,157 @@ impl Tls {
 impl TlsOptions {
     fn config(&self) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
+        let authorities = match self.verify_peer {
+            true => self.authorities()?,
+            false => Vec::new(),
+        };
         let strict = match self.verify_peer {
             true => Some(
-                WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
-                    .build()
-                    .map_err(|error| {
-                        Error::new(ErrorKind::Config, "there is no certificate authority to trust")
-                            .source(error)
-                            .hint("install ca-certificates, or name the authority's file with cafile=")
-                    })?,
+                WebPkiServerVerifier::builder_with_provider(
+                    Arc::new(self.roots(&authorities)?),
+                    provider.clone(),
+                )
+                .build()
+                .map_err(|error| {
+                    Error::new(ErrorKind::Config, "there is no certificate authority to trust")
+                        .source(error)
+                        .hint("install ca-certificates, or name the authority's file with cafile=")
+                })?,
             ),
             false => None,
         };
-        let verifier = Verifier { strict, name: self.verify_peer_name, provider: provider.clone() };
-        Ok(ClientConfig::builder_with_provider(provider)
+        let verifier = Verifier {
+            strict,
+            trusted: if self.cafile.is_some() || self.capath.is_some() { authorities } else { Vec::new() },
+            self_signed: self.allow_self_signed,
+            name: self.verify_peer_name,
+            provider: provider.clone(),
+        };
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(failed)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth())
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &self.identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let (chain, key) = identity.read()?;
+                config.with_client_auth_cert(chain, key).map_err(|error| {
+                    unusable(
+                        &identity.certificate,
+                        error.into(),
+                        "local_cert= and local_pk= must belong together",
+                    )
+                })?
+            }
+        };
+        config.enable_sni = self.name_sent;
+        Ok(config)
     }
 
-    fn roots(&self) -> Result<RootCertStore> {
-        let mut roots = RootCertStore::empty();
-        let Some(path) = &self.cafile else {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            return Ok(roots);
-        };
-        let refused = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(ErrorKind::Config, format!("cannot use the certificates of {}", path.display()))
-                .source(error)
-                .hint("cafile= names a PEM file that the user PHP runs as can read")
-        };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| refused(error.into()))? {
-            let certificate = certificate.map_err(|error| refused(error.into()))?;
-            roots.add(certificate).map_err(|error| refused(error.into()))?;
+    fn authorities(&self) -> Result<Vec<CertificateDer<'static>>> {
+        if self.cafile.is_none() && self.capath.is_none() {
+            return Ok(rustls_native_certs::load_native_certs().certs);
         }
-        match roots.is_empty() {
-            true => Err(refused("it holds no certificate".into())),
-            false => Ok(roots),
+        let mut authorities = Vec::new();
+        if let Some(path) = &self.cafile {
+            authorities = certificates(path, "cafile= names a PEM file that the user PHP runs as can read")?;
         }
+        if let Some(path) = &self.capath {
+            let hint = "capath= names a directory of PEM files that the user PHP runs as can read";
+            std::fs::read_dir(path).map_err(|error| unusable(path, error.into(), hint))?;
+            let found = rustls_native_certs::load_certs_from_paths(None, Some(path)).certs;
+            if found.is_empty() {
+                return Err(unusable(path, "it holds no certificate".into(), hint));
+            }
+            authorities.extend(found);
+        }
+        Ok(authorities)
     }
+
+    fn roots(&self, authorities: &[CertificateDer<'static>]) -> Result<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        match &self.cafile {
+            Some(path) => {
+                for authority in authorities {
+                    roots.add(authority.clone()).map_err(|error| {
+                        unusable(path, error.into(), "cafile= must hold certificates of authorities")
+                    })?;
+                }
+            }
+            // Among so many there are always some that nobody can use any more.
+            None => drop(roots.add_parsable_certificates(authorities.iter().cloned())),
+        }
+        Ok(roots)
+    }
+}
+
+impl Identity {
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+        let chain = certificates(
+            &self.certificate,
+            "local_cert= names a PEM file that the user PHP runs as can read",
+        )?;
+        let hint = "local_pk= names a PEM file with the key, if local_cert= does not hold it";
+        let pem = std::fs::read(&self.key).map_err(|error| unusable(&self.key, error.into(), hint))?;
+        if pem.windows(9).any(|word| word == b"ENCRYPTED") {
+            return Err(unusable(
+                &self.key,
+                "the private key is encrypted".into(),
+                "decrypt it (openssl pkey -in KEY -out NEW), and let only the user PHP runs as read it",
+            ));
+        }
+        let key =
+            PrivateKeyDer::from_pem_slice(&pem).map_err(|error| unusable(&self.key, error.into(), hint))?;
+        Ok((chain, key))
+    }
+}
+
+/// The certificates in this file; at least one.
+fn certificates(path: &Path, hint: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let refused = |error: Box<dyn std::error::Error + Send + Sync>| unusable(path, error, hint);
+    let found = CertificateDer::pem_file_iter(path)
+        .map_err(|error| refused(error.into()))?
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|error| refused(error.into()))?;
+    match found.is_empty() {
+        true => Err(refused("it holds no certificate".into())),
+        false => Ok(found),
+    }
+}
+
+fn unusable(path: &Path, error: Box<dyn std::error::Error + Send + Sync>, hint: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("cannot use {} for TLS", path.display())).source(error).hint(hint)
+}
+
+/// Whether the server ended the connection because of the client's certificate, or because there was none. With TLS
+/// 1.3 that comes after the handshake, in place of the first answer.
+pub(crate) fn wants_certificate(error: &io::Error) -> bool {
+    let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    rustls.is_some_and(about_our_certificate)
+}
+
+fn about_our_certificate(error: &rustls::Error) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        error,
+        rustls::Error::AlertReceived(
+            Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+        )
+    )
+}
+
+/// The error about it.
+pub(crate) fn certificate_wanted(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Auth, "the server does not accept the client's certificate, or its absence")
+        .source(error)
+        .hint("name one that the server's authority has signed, with local_cert= and local_pk=")
 }
 
 fn broken(error: io::Error) -> Error {
@@ -145,6 +272,9 @@ fn broken(error: io::Error) -> Error {
 }
 
 fn failed(error: rustls::Error) -> Error {
+    if about_our_certificate(&error) {
+        return certificate_wanted(error);
+    }
     let hint = match &error {
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -157,11 +287,15 @@ fn failed(error: rustls::Error) -> Error {
     Error::new(ErrorKind::Unreachable, "the TLS handshake failed").source(error).hint(hint)
 }
 
-/// PHP's two switches: `verify_peer` and `verify_peer_name`.
+/// PHP's switches: `verify_peer`, `verify_peer_name` and `allow_self_signed`.
 #[derive(Debug)]
 struct Verifier {
     /// `None` trusts any certificate.
     strict: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates that are good as they are, whatever they were made for: `openssl req -x509` makes authorities, and
+    /// those are no servers to the strict one.
+    trusted: Vec<CertificateDer<'static>>,
+    self_signed: bool,
     name: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -178,6 +312,12 @@ impl ServerCertVerifier for Verifier {
         let Some(strict) = &self.strict else {
             return Ok(ServerCertVerified::assertion());
         };
+        if self.trusted.contains(end_entity) || (self.self_signed && signed_itself(end_entity)) {
+            if self.name {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
         match strict.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The chain is looked at before the name: nothing else is wrong with it.
             Err(rustls::Error::InvalidCertificate(
@@ -208,4 +348,9 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Whether the certificate names itself as its authority.
+fn signed_itself(certificate: &CertificateDer<'_>) -> bool {
+    webpki::EndEntityCert::try_from(certificate).is_ok_and(|parsed| parsed.issuer() == parsed.subject())
 }

@@ -25,6 +25,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         without: &[],
     },
     Entry {
+        name: "redis, pool of three",
+        needs: &[Need::Redis],
+        example: "tcp://a?weight=1,tcp://b?weight=2,tcp://c?weight=2",
+        start: || Box::new(Server::pool(Redis::start(), vec![Redis::start(), Redis::start()])),
+        without: &[],
+    },
+    Entry {
         name: "redis, unix socket",
         needs: &[Need::Redis],
         example: "unix:///s",
@@ -74,6 +81,13 @@ impl Server {
 }
 
 impl Server {
+    fn pool(redis: Redis, others: Vec<Redis>) -> Server {
+        let mut server = Server { save_path: String::new(), redis, others, _proxy: None };
+        let list: Vec<String> = server.servers().map(Redis::native).collect();
+        server.save_path = list.join("?weight=2,");
+        server
+    }
+
     fn behind_twemproxy(redis: Redis, others: Vec<Redis>) -> Server {
         let proxy = Twemproxy::before(&std::iter::once(&redis).chain(&others).collect::<Vec<_>>());
         Server { save_path: format!("tcp://{}", proxy.address()), redis, others, _proxy: Some(proxy) }

@@ -5,8 +5,10 @@
 
 mod faults;
 mod native;
+mod pools;
 mod queue;
 mod refusals;
+mod tls;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
@@ -24,7 +26,15 @@ const REDIS: &[Need] = &[Need::Redis];
 
 fn main() {
     worker::become_worker();
-    let cases = [wire::cases(), queue::cases(), faults::cases(), refusals::cases(), native::cases()];
+    let cases = [
+        wire::cases(),
+        queue::cases(),
+        faults::cases(),
+        refusals::cases(),
+        native::cases(),
+        pools::cases(),
+        tls::cases(),
+    ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
 

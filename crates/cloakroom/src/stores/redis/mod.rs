@@ -62,7 +62,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::{Dialer, Tls};
+use crate::net::{Dialer, Tls, TlsOptions};
 use crate::{
     Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold, LockKind,
     Opened, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
@@ -94,12 +94,22 @@ impl fmt::Debug for Redis {
 impl Redis {
     /// A store with these options; nothing is connected yet.
     pub fn new(options: Options, settings: Settings) -> Self {
+        // Servers with the same options share one TLS configuration: making one takes milliseconds.
+        let mut configurations: Vec<(TlsOptions, Arc<Tls>)> = Vec::new();
+        let mut configured = |tls: TlsOptions| {
+            if let Some((_, known)) = configurations.iter().find(|(options, _)| *options == tls) {
+                return Arc::clone(known);
+            }
+            let made = Arc::new(Tls::new(tls.clone()));
+            configurations.push((tls, Arc::clone(&made)));
+            made
+        };
         let (shares, members) = options
             .servers
             .into_iter()
             .map(|(weight, endpoint)| {
                 let endpoint = Arc::new(endpoint);
-                let tls = endpoint.tls.clone().map(|tls| Arc::new(Tls::new(tls)));
+                let tls = endpoint.tls.clone().map(&mut configured);
                 let dialer = Arc::new(Dialer::new(endpoint.address.clone(), tls));
                 let client = Client::new(Arc::clone(&endpoint), dialer, &settings);
                 (weight, Member::new(endpoint, Reach::Server(client), settings.clone()))

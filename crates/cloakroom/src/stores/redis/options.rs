@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::net::{Address, TlsOptions};
+use crate::net::{Address, Identity, TlsOptions};
 use crate::{Error, ErrorKind, Param, Result, Secret, Server, StoreUrl};
 
 /// One option: what it is called, takes, is by default, and means.
@@ -70,6 +70,8 @@ pub const OPTIONS: &[Named] = &[
     ),
     named("persistent_id", &[], "text", "none", "accepted; a worker has one connection, and no pool to name"),
     named("retry_interval", &[], "milliseconds", "0", "accepted; a dead connection is opened again at once"),
+    named("tcp_keepalive", &[], "1 or 0", "1", "accepted; idle connections are probed either way"),
+    named("lazy", &[], "1 or 0", "1", "accepted; connections are opened at their first use either way"),
     named(
         "verify_peer",
         &["stream[verify_peer]", "ssl[verify_peer]"],
@@ -85,19 +87,75 @@ pub const OPTIONS: &[Named] = &[
         "whether the server's certificate must bear its name",
     ),
     named(
+        "allow_self_signed",
+        &["stream[allow_self_signed]", "ssl[allow_self_signed]"],
+        "1 or 0",
+        "0",
+        "whether a certificate that signed itself will do",
+    ),
+    named(
         "cafile",
         &["stream[cafile]", "ssl[cafile]"],
         "the path of a PEM file",
         "the system's authorities",
-        "the authorities to trust",
+        "the authorities to trust, or the server's own certificate",
+    ),
+    named(
+        "capath",
+        &["stream[capath]", "ssl[capath]"],
+        "the path of a directory",
+        "the system's authorities",
+        "PEM files of authorities to trust",
     ),
     named(
         "peer_name",
         &["stream[peer_name]", "ssl[peer_name]"],
         "a name",
         "the host",
-        "the name that the certificate must bear",
+        "the name that the certificate must bear, and that the server is told (SNI)",
     ),
+    named(
+        "SNI_enabled",
+        &["stream[SNI_enabled]", "ssl[SNI_enabled]"],
+        "1 or 0",
+        "1",
+        "whether the server is told the name",
+    ),
+    named(
+        "local_cert",
+        &["stream[local_cert]", "ssl[local_cert]"],
+        "the path of a PEM file",
+        "none",
+        "the client's certificate, for servers that ask for one",
+    ),
+    named(
+        "local_pk",
+        &["stream[local_pk]", "ssl[local_pk]"],
+        "the path of a PEM file",
+        "local_cert",
+        "its key, not encrypted",
+    ),
+    named(
+        "passphrase",
+        &["stream[passphrase]", "ssl[passphrase]"],
+        "nothing",
+        "none",
+        "refused: the key must not be encrypted",
+    ),
+];
+
+/// Those that need a scheme with TLS.
+const TLS: &[&str] = &[
+    "verify_peer",
+    "verify_peer_name",
+    "allow_self_signed",
+    "cafile",
+    "capath",
+    "peer_name",
+    "SNI_enabled",
+    "local_cert",
+    "local_pk",
+    "passphrase",
 ];
 
 const PREFIX: &str = "PHPREDIS_SESSION:";
@@ -143,7 +201,7 @@ impl Options {
     /// # Errors
     /// [`ErrorKind::Config`] for an option that is unknown, repeated, contradictory or of another type.
     pub fn parse(url: &StoreUrl) -> Result<Self> {
-        let servers = url.servers.iter().map(|server| Endpoint::parse(&url.scheme, server));
+        let servers = url.servers.iter().map(|server| Endpoint::parse(url.scheme_of(server), server));
         Ok(Options { shown: url.to_string(), servers: servers.collect::<Result<_>>()? })
     }
 }
@@ -151,9 +209,8 @@ impl Options {
 impl Endpoint {
     fn parse(scheme: &str, server: &Server) -> Result<(u32, Self)> {
         let given = Given::collect(&server.params)?;
-        let native = matches!(scheme, "tcp" | "tls" | "ssl" | "unix");
+        let native = native(scheme);
         let address = address(scheme, server)?;
-        let socket = matches!(address, Address::Unix(_));
         let encrypted = matches!(scheme, "tls" | "ssl" | "rediss" | "valkeys");
 
         let weight = match given.one("weight") {
@@ -163,7 +220,9 @@ impl Endpoint {
             },
             None => 1,
         };
-        given.one("persistent").map(Param::switch).transpose()?;
+        for accepted in ["persistent", "tcp_keepalive", "lazy"] {
+            given.one(accepted).map(Param::switch).transpose()?;
+        }
         if let Some(interval) = given.one("retry_interval") {
             interval.number::<u32>("a number of milliseconds")?;
         }
@@ -171,7 +230,7 @@ impl Endpoint {
             shown: format!("{scheme}://{server}"),
             tls: given.tls(encrypted)?,
             credentials: given.credentials(server, native)?,
-            database: given.database(server, native || socket)?,
+            database: given.database(scheme, server)?,
             prefix: given.one("prefix").map_or(PREFIX, |param| param.value.reveal()).to_owned(),
             connect_timeout: given
                 .one("timeout")
@@ -192,14 +251,36 @@ impl Endpoint {
 
 fn address(scheme: &str, server: &Server) -> Result<Address> {
     match (&server.host, scheme) {
-        (None, _) => Ok(Address::Unix(PathBuf::from(&server.path))),
-        (Some(_), "unix") => Err(Error::new(
+        (None, _) => Ok(Address::Unix(PathBuf::from(socket(scheme, server).0))),
+        (Some(_), "unix" | "redis+unix" | "valkey+unix") => Err(Error::new(
             ErrorKind::Config,
-            "session.save_path: unix:// takes a socket, not a host (at character 8)",
+            format!(
+                "session.save_path: {scheme}:// takes a socket, not a host (at character {})",
+                scheme.len() + 4
+            ),
         )
-        .hint("write unix:///path/of/the.sock, with three slashes")),
+        .hint(format!("write {scheme}:///path/of/the.sock, with three slashes"))),
         (Some(host), _) => Ok(Address::Tcp { host: host.clone(), port: server.port.unwrap_or(6379) }),
     }
+}
+
+/// The socket's path, and the database after it: Symfony writes `redis:///run/redis.sock/2`.
+fn socket<'a>(scheme: &str, server: &'a Server) -> (&'a str, Option<u32>) {
+    let path = server.path.as_str();
+    match path.rsplit_once('/') {
+        Some((socket, number)) if !native(scheme) && !scheme.ends_with("+unix") && !socket.is_empty() => {
+            match number.parse() {
+                Ok(number) => (socket, Some(number)),
+                Err(_) => (path, None),
+            }
+        }
+        _ => (path, None),
+    }
+}
+
+/// Whether phpredis has this scheme, and its rules hold.
+fn native(scheme: &str) -> bool {
+    matches!(scheme, "tcp" | "tls" | "ssl" | "unix")
 }
 
 fn seconds(param: &Param, expected: &str) -> Result<Duration> {
@@ -293,25 +374,25 @@ impl<'a> Given<'a> {
         }
     }
 
-    fn database(&self, server: &Server, path_means_nothing: bool) -> Result<u32> {
+    fn database(&self, scheme: &str, server: &Server) -> Result<u32> {
         let given = match self.one("database") {
             Some(param) => Some((param, param.number::<u32>("a number from 0")?)),
             None => None,
         };
-        // Of a Unix socket, the path is its address.
-        let path = match server.host {
-            Some(_) => server.path.trim_matches('/'),
-            None => "",
+        let path = server.path.trim_matches('/');
+        let inside = match server.host {
+            Some(_) => path.parse().ok(),
+            None => socket(scheme, server).1,
         };
-        let inside = path.parse::<u32>();
         match (given, inside) {
-            (Some((param, number)), Ok(inside)) if number != inside => {
+            (Some((param, number)), Some(inside)) if number != inside => {
                 Err(param.refused("the number after the host, or none stands there"))
             }
             (Some((_, number)), _) => Ok(number),
-            (None, _) if path_means_nothing || path.is_empty() => Ok(0),
-            (None, Ok(inside)) => Ok(inside),
-            (None, Err(_)) => Err(Error::new(
+            (None, _) if native(scheme) => Ok(0),
+            (None, Some(inside)) => Ok(inside),
+            (None, None) if server.host.is_none() || path.is_empty() => Ok(0),
+            (None, None) => Err(Error::new(
                 ErrorKind::Config,
                 format!("session.save_path: \"/{path}\" after the host is not the number of a database"),
             )
@@ -321,161 +402,35 @@ impl<'a> Given<'a> {
 
     fn tls(&self, encrypted: bool) -> Result<Option<TlsOptions>> {
         if !encrypted {
-            return match ["cafile", "peer_name", "verify_peer", "verify_peer_name"]
-                .iter()
-                .find_map(|name| self.one(name))
-            {
+            return match TLS.iter().find_map(|name| self.one(name)) {
                 Some(param) => Err(param.refused("a scheme with TLS before the host (tls:// or rediss://)")),
                 None => Ok(None),
             };
         }
-        let switch = |name| self.one(name).map_or(Ok(true), Param::switch);
+        if let Some(param) = self.one("passphrase").filter(|param| !param.value.reveal().is_empty()) {
+            return Err(param.refused("nothing: encrypted keys are not read; decrypt it with openssl pkey"));
+        }
+        let switch = |name, default| self.one(name).map_or(Ok(default), Param::switch);
+        let path = |name| self.one(name).map(|param| PathBuf::from(param.value.reveal()));
+        let identity = match (path("local_cert"), path("local_pk"), self.one("local_pk")) {
+            (Some(certificate), key, _) => {
+                Some(Identity { key: key.unwrap_or_else(|| certificate.clone()), certificate })
+            }
+            (None, _, Some(param)) => return Err(param.refused("a certificate beside it (local_cert=)")),
+            (None, _, None) => None,
+        };
         Ok(Some(TlsOptions {
-            verify_peer: switch("verify_peer")?,
-            verify_peer_name: switch("verify_peer_name")?,
-            cafile: self.one("cafile").map(|param| PathBuf::from(param.value.reveal())),
+            verify_peer: switch("verify_peer", true)?,
+            verify_peer_name: switch("verify_peer_name", true)?,
+            allow_self_signed: switch("allow_self_signed", false)?,
+            cafile: path("cafile"),
+            capath: path("capath"),
             peer_name: self.one("peer_name").map(|param| param.value.reveal().to_owned()),
+            name_sent: switch("SNI_enabled", true)?,
+            identity,
         }))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Environment, SavePath};
-
-    fn parse(text: &str) -> Result<Endpoint> {
-        match SavePath::parse(text, &Environment::default()).unwrap() {
-            SavePath::Store(url) => Ok(Options::parse(&url)?.servers.remove(0).1),
-            SavePath::Detect => panic!("{text} means detection"),
-        }
-    }
-
-    fn auth(text: &str) -> Option<(Option<String>, String)> {
-        let credentials = parse(text).unwrap().credentials?;
-        Some((credentials.user, credentials.password.reveal().to_owned()))
-    }
-
-    #[test]
-    fn a_password_and_a_user_are_read_in_every_form() {
-        for text in [
-            "tcp://h?auth=pw",
-            "tcp://h?auth[]=pw",
-            "tcp://h?auth[pass]=pw",
-            "redis://:pw@h",
-            "redis://pw@h",
-            "redis://h?password=pw",
-            "redis://:pw@h?auth=pw",
-            "unix:///run/r.sock?auth=pw",
-        ] {
-            assert_eq!(auth(text), Some((None, "pw".into())), "{text}");
-        }
-        for text in [
-            "tcp://h?auth[]=me&auth[]=pw",
-            "tcp://h?auth[user]=me&auth[pass]=pw",
-            "tcp://h?auth[0]=me&auth[1]=pw",
-            "tcp://h?auth[1]=pw&auth[0]=me",
-            "redis://me:pw@h",
-            "redis://me@h?auth=pw",
-            "rediss://h?user=me&password=pw",
-        ] {
-            let user = match text {
-                // A bare word before the @ is a password.
-                "redis://me@h?auth=pw" => continue,
-                _ => Some("me".to_owned()),
-            };
-            assert_eq!(auth(text), Some((user, "pw".into())), "{text}");
-        }
-        // As in phpredis, these send no AUTH.
-        for text in ["tcp://h", "tcp://h?auth=", "tcp://me:pw@h"] {
-            assert_eq!(auth(text), None, "{text}");
-        }
-        assert!(parse("tcp://me:pw@h").unwrap().ignored_userinfo);
-    }
-
-    #[test]
-    fn the_rest_is_read_with_its_defaults() {
-        let options = parse("tcp://h").unwrap();
-        assert_eq!(options.address, Address::Tcp { host: "h".into(), port: 6379 });
-        assert_eq!((options.database, options.prefix.as_str()), (0, PREFIX));
-        assert_eq!((options.connect_timeout, options.timeout, options.tls), (None, None, None));
-
-        let options = parse(
-            "tcp://h:7?weight=3&timeout=1.5&read_timeout=2&persistent=1&persistent_id=x&retry_interval=100\
-             &prefix=&database=2",
-        )
-        .unwrap();
-        assert_eq!((options.database, options.prefix.as_str()), (2, ""));
-        assert_eq!(options.connect_timeout, Some(Duration::from_millis(1500)));
-        assert_eq!(options.timeout, Some(Duration::from_secs(2)));
-
-        assert_eq!(parse("tcp://h?read_timeout=0").unwrap().timeout, None);
-        assert_eq!(parse("unix:///run/r.sock").unwrap().address, Address::Unix("/run/r.sock".into()));
-        assert_eq!(parse("redis:///run/r.sock?db=4").unwrap().address, Address::Unix("/run/r.sock".into()));
-        for text in ["redis://h/4", "redis://h?db=4", "valkey://h/?dbindex=4", "redis://h/4?database=4"] {
-            assert_eq!(parse(text).unwrap().database, 4, "{text}");
-        }
-        assert_eq!(parse("tcp://h/4").unwrap().database, 0);
-    }
-
-    #[test]
-    fn tls_is_read_in_php_words_and_in_ours() {
-        for text in
-            ["rediss://h?verify_peer=0&cafile=/ca", "tls://h?stream[verify_peer]=0&stream[cafile]=/ca"]
-        {
-            let tls = parse(text).unwrap().tls.unwrap();
-            assert_eq!((tls.verify_peer, tls.verify_peer_name), (false, true), "{text}");
-            assert_eq!(tls.cafile, Some("/ca".into()), "{text}");
-        }
-        assert!(parse("ssl://h").unwrap().tls.unwrap().verify_peer);
-    }
-
-    #[test]
-    fn what_cannot_be_meant_is_refused_at_its_character() {
-        for (text, message) in [
-            ("tcp://h?wieght=1", "unknown option \"wieght\" (at character 9)"),
-            ("tcp://h?weight=0", "option \"weight\" takes a number above 0 (at character 9)"),
-            ("tcp://h?weight=x", "option \"weight\" takes a number above 0 (at character 9)"),
-            ("tcp://h?timeout=0", "option \"timeout\" takes seconds above 0 (at character 9)"),
-            ("tcp://h?timeout=nan", "option \"timeout\" takes seconds above 0 (at character 9)"),
-            ("tcp://h?database=1&db=1", "option \"db\" is given twice (at character 20)"),
-            ("tcp://h?auth=a&auth=b", "option \"auth\" is given twice (at character 16)"),
-            ("tcp://h?auth[]=a&auth[]=b&auth[]=c", "option \"auth[]\" is given twice (at character 27)"),
-            ("tcp://h?database=one", "option \"database\" takes a number from 0 (at character 9)"),
-            (
-                "redis://h/1?database=2",
-                "option \"database\" takes the number after the host, or none stands there (at character 13)",
-            ),
-            (
-                "tcp://h/1?database=2",
-                "option \"database\" takes the number after the host, or none stands there (at character 11)",
-            ),
-            (
-                "tcp://a:b@h?auth=c",
-                "option \"auth\" takes what stands before the @, or nothing stands there (at character 13)",
-            ),
-            (
-                "tcp://h?cafile=/ca",
-                "option \"cafile\" takes a scheme with TLS before the host (tls:// or rediss://) (at character 9)",
-            ),
-            ("redis://h/cache", "\"/cache\" after the host is not the number of a database"),
-            ("unix://run/r.sock", "unix:// takes a socket, not a host (at character 8)"),
-            (
-                "tcp://h?auth[user]=me",
-                "option \"auth[user]\" takes a password beside it (auth[pass]=) (at character 9)",
-            ),
-        ] {
-            let error = parse(text).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Config, "{text}");
-            let shown = error.to_string();
-            let first = shown.lines().next().unwrap();
-            assert_eq!(first, format!("session.save_path: {message}"), "{text}");
-        }
-    }
-
-    #[test]
-    fn no_secret_is_shown() {
-        let shown = format!("{:?}", parse("redis://me:hunter2@h?password=hunter2").unwrap());
-        assert!(!shown.contains("hunter2"), "{shown}");
-    }
-}
+mod tests;

@@ -72,6 +72,15 @@ impl Refusal {
             })
     }
 
+    /// Whether the user and the password are not known together, or the server knows no users at all (Redis 5).
+    pub(super) fn about_credentials(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        self.code == "WRONGPASS"
+            || ["invalid password", "wrong number of arguments for 'auth'", "without any password configured"]
+                .iter()
+                .any(|known| text.contains(known))
+    }
+
     /// Whether this server will not do for now, and another address of its name may.
     pub(super) fn elsewhere(&self) -> bool {
         matches!(self.code.as_str(), "READONLY" | "MASTERDOWN")

@@ -9,7 +9,7 @@ use redis::{Parser, Value};
 
 use super::options::{Credentials, Endpoint};
 use super::reply::{Refusal, unexpected};
-use crate::net::{Conn, Dialer};
+use crate::net::{Conn, Dialer, TlsOptions, certificate_wanted, wants_certificate};
 use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 
 /// A connection that was used this lately is taken to be open still.
@@ -100,6 +100,10 @@ pub(super) struct Client {
     link: Option<Link>,
     /// The process that opened the connection.
     pid: u32,
+    /// Whether the server does not know the user of the URL, but the password.
+    password_alone: bool,
+    /// Whether the last introduction failed by its user or password.
+    user_refused: bool,
     counters: Counters,
 }
 
@@ -124,6 +128,8 @@ impl Client {
             dialer,
             link: None,
             pid: 0,
+            password_alone: false,
+            user_refused: false,
             counters: Counters::default(),
         }
     }
@@ -137,6 +143,8 @@ impl Client {
             timeout: self.timeout,
             link: None,
             pid: 0,
+            password_alone: self.password_alone,
+            user_refused: false,
             counters: Counters::default(),
         }
     }
@@ -153,6 +161,24 @@ impl Client {
 
     /// One exchange that the server may take this much longer to answer.
     pub(super) fn ask_patiently(
+        &mut self,
+        request: &Request,
+        opening: Opening,
+        longer: Duration,
+        by: Deadline,
+    ) -> Result<Vec<Value>, Failure> {
+        let asked = self.exchange(request, opening, longer, by);
+        if !std::mem::take(&mut self.user_refused) || self.password_alone {
+            return asked;
+        }
+        // Platforms give out URLs with a user that the server does not know, such as Heroku's "h".
+        self.password_alone = true;
+        let asked_again = self.exchange(request, opening, longer, by);
+        self.password_alone = !std::mem::take(&mut self.user_refused);
+        if self.password_alone { asked_again } else { asked }
+    }
+
+    fn exchange(
         &mut self,
         request: &Request,
         opening: Opening,
@@ -185,7 +211,13 @@ impl Client {
             }
         }
         self.counters.exchanges += 1;
-        let mut replies = link.exchange(request, by)?;
+        let mut replies = match link.exchange(request, by) {
+            // A server that does not know us hangs up on requests of some size.
+            Err(Failure::Refused(refusal)) if introduced > 0 => {
+                return Err(Failure::Failed(self.not_introduced(&refusal)));
+            }
+            replies => replies?,
+        };
         if introduced > 0 {
             let rest = replies.split_off(introduced);
             self.check_introduction(&replies).map_err(Failure::Failed)?;
@@ -240,7 +272,12 @@ impl Client {
             Failure::Refused(refusal) => self.refusal(&refusal),
             Failure::Cut(error) => Error::new(ErrorKind::Unreachable, "the server cut the connection")
                 .source(error)
-                .hint("see the server's log; a firewall or a proxy between may cut connections too")
+                .hint(match &self.endpoint.tls {
+                    Some(TlsOptions { identity: None, .. }) => {
+                        "see the server's log: it may want a client's certificate (local_cert=)"
+                    }
+                    _ => "see the server's log; a firewall or a proxy between may cut connections too",
+                })
                 .maybe_applied(),
         };
         self.locate(error)
@@ -261,7 +298,7 @@ impl Client {
         let mut request = Request::default();
         if let Some(Credentials { user, password }) = &self.endpoint.credentials {
             let password = password.reveal().as_bytes();
-            match user {
+            match user.as_ref().filter(|_| !self.password_alone) {
                 Some(user) => request.push(&[b"AUTH", user.as_bytes(), password], &[]),
                 None => request.push(&[b"AUTH", password], &[]),
             }
@@ -272,11 +309,17 @@ impl Client {
         request
     }
 
-    fn check_introduction(&self, replies: &[Value]) -> Result<()> {
+    fn check_introduction(&mut self, replies: &[Value]) -> Result<()> {
         match replies.iter().find_map(refused) {
-            Some(refusal) => Err(self.refusal(&refusal)),
+            Some(refusal) => Err(self.not_introduced(&refusal)),
             None => Ok(()),
         }
+    }
+
+    fn not_introduced(&mut self, refusal: &Refusal) -> Error {
+        let named = self.endpoint.credentials.as_ref().is_some_and(|known| known.user.is_some());
+        self.user_refused = named && refusal.about_credentials();
+        self.refusal(refusal)
     }
 }
 
@@ -374,6 +417,7 @@ fn broken(error: io::Error) -> Failure {
                 .hint("see what keeps it busy, or raise cloakroom.timeout")
                 .maybe_applied(),
         ),
+        _ if wants_certificate(&error) => Failure::Failed(certificate_wanted(error)),
         _ => Failure::Cut(error),
     }
 }
