@@ -51,6 +51,8 @@ lint: packages-build ## Formatting, clippy, licences and banned crates
 test: packages-test lint build ## Installs what is missing, checks, builds, and runs every test
 	$(call say,Building phpredis 6 for the tests of mixed fleets)
 	@tools/phpredis6
+	$(call say,Fetching Valkey and Redis 6.2)
+	@tools/valkey
 	$(call say,Running the tests)
 	@CLOAKROOM_SO='$(CURDIR)/build/cloakroom.so' tools/test
 

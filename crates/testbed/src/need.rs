@@ -21,6 +21,10 @@ pub enum Need {
     Symfony,
     /// redis-server.
     Redis,
+    /// Valkey, which `make test` fetches.
+    Valkey,
+    /// Redis 6.2, which `make test` fetches.
+    Redis62,
     /// memcached.
     Memcached,
     /// twemproxy.
@@ -56,6 +60,8 @@ impl Need {
                 (!installed).then(|| "Symfony's HttpFoundation".into())
             }
             Need::Redis => program(&["redis-server"]),
+            Need::Valkey => crate::redis::Program::Valkey.path().is_none().then(|| "valkey-server".into()),
+            Need::Redis62 => crate::redis::Program::Redis62.path().is_none().then(|| "Redis 6.2".into()),
             Need::Memcached => program(&["memcached"]),
             Need::Twemproxy => program(&["nutcracker"]),
             Need::Nginx => program(&["nginx"]),

@@ -11,9 +11,35 @@ use std::time::Duration;
 use crate::process::Process;
 use crate::{START, TempDir, free_port, need, wait_until};
 
+/// Whose server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The installed Redis.
+    Redis,
+    /// Redis 6.2, where `tools/valkey` puts it; without TLS.
+    Redis62,
+    /// Valkey, where `tools/valkey` puts it; without TLS.
+    Valkey,
+}
+
+impl Program {
+    /// Where it is.
+    pub fn path(self) -> Option<PathBuf> {
+        let fetched = |name: &str| {
+            Some(crate::php::workspace().join("target/engines").join(name)).filter(|path| path.is_file())
+        };
+        match self {
+            Program::Redis => need::find("redis-server"),
+            Program::Redis62 => fetched("redis-server-6.2"),
+            Program::Valkey => fetched("valkey-server"),
+        }
+    }
+}
+
 /// A Redis server on a loopback port; nothing is saved to disk unless asked for.
 #[derive(Debug)]
 pub struct Redis {
+    program: Program,
     process: Mutex<Process>,
     arguments: Vec<String>,
     port: u16,
@@ -38,6 +64,14 @@ impl Redis {
     /// With more command-line arguments.
     pub fn with(arguments: &[&str]) -> Redis {
         Redis::linked(TempDir::new(), Link::Tcp, arguments.iter().map(ToString::to_string).collect())
+    }
+
+    /// Another program than the installed one.
+    pub fn of(program: Program) -> Redis {
+        let port = free_port();
+        let directory = TempDir::new();
+        let process = Mutex::new(launch_program(program, port, &[], directory.path()));
+        Redis { program, process, arguments: Vec::new(), port, link: Link::Tcp, directory }
     }
 
     /// Reached through a unix socket.
@@ -90,7 +124,7 @@ impl Redis {
     fn linked(directory: TempDir, link: Link, arguments: Vec<String>) -> Redis {
         let port = free_port();
         let process = Mutex::new(launch(port, &arguments, directory.path()));
-        Redis { process, arguments, port, link, directory }
+        Redis { program: Program::Redis, process, arguments, port, link, directory }
     }
 
     /// The port that clients are to use.
@@ -174,7 +208,8 @@ impl Redis {
         self.kill();
         let mut arguments = self.arguments.clone();
         arguments.extend(["--replicaof", "127.0.0.1", &primary.port().to_string()].map(str::to_owned));
-        *self.process.lock().unwrap() = launch(self.port, &arguments, self.directory.path());
+        *self.process.lock().unwrap() =
+            launch_program(self.program, self.port, &arguments, self.directory.path());
     }
 
     /// Saves the data, kills it, and starts it on the same port with the data.
@@ -185,7 +220,8 @@ impl Redis {
     }
 
     fn launch_again(&self) {
-        *self.process.lock().unwrap() = launch(self.port, &self.arguments, self.directory.path());
+        *self.process.lock().unwrap() =
+            launch_program(self.program, self.port, &self.arguments, self.directory.path());
     }
 
     /// Stops it where it is (SIGSTOP).
@@ -200,11 +236,18 @@ impl Redis {
 }
 
 pub(crate) fn launch(port: u16, arguments: &[String], directory: &Path) -> Process {
-    let program = need::find("redis-server").expect("redis-server is installed");
-    let mut command = Command::new(program);
+    launch_program(Program::Redis, port, arguments, directory)
+}
+
+pub(crate) fn launch_program(program: Program, port: u16, arguments: &[String], directory: &Path) -> Process {
+    let mut command = Command::new(program.path().unwrap_or_else(|| panic!("{program:?} is not installed")));
+    if program != Program::Redis62 {
+        // Before 7.0 it was always there.
+        command.args(["--enable-debug-command", "yes"]);
+    }
     command
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", &directory.display().to_string()])
-        .args(["--save", "", "--appendonly", "no", "--enable-debug-command", "yes"])
+        .args(["--save", "", "--appendonly", "no"])
         .args(arguments);
     let process = Process::start(&mut command, directory, "redis");
     wait_until("redis answers", START, || {

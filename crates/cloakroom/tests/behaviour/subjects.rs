@@ -3,7 +3,7 @@
 use cloakroom::SessionId;
 use testbed::TempDir;
 use testbed::need::Need;
-use testbed::redis::Redis;
+use testbed::redis::{Program, Redis};
 use testbed::twemproxy::Twemproxy;
 
 use crate::{Entry, Subject};
@@ -29,6 +29,20 @@ pub(crate) const ENTRIES: &[Entry] = &[
         needs: &[Need::Redis],
         example: "tcp://a?weight=1,tcp://b?weight=2,tcp://c?weight=2",
         start: || Box::new(Server::pool(Redis::start(), vec![Redis::start(), Redis::start()])),
+        without: &[],
+    },
+    Entry {
+        name: "redis 6.2",
+        needs: &[Need::Redis62],
+        example: "redis://h",
+        start: || Box::new(Server::new(Redis::of(Program::Redis62))),
+        without: &[],
+    },
+    Entry {
+        name: "valkey",
+        needs: &[Need::Valkey],
+        example: "valkey://h",
+        start: || Box::new(Server::new(Redis::of(Program::Valkey))),
         without: &[],
     },
     Entry {
