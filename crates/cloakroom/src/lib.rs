@@ -9,6 +9,7 @@
 pub mod codec;
 mod deadline;
 pub mod detect;
+pub mod envelope;
 mod environment;
 mod error;
 #[cfg(feature = "net")]
