@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use cloakroom::{
     Access, Change, Committed, Counters, Deadline, Environment, Error, ErrorKind, Guarantees, Hold, Opened,
-    Outcome, Record, Result, SavePath, SessionId, Settings, Store, StoreUrl, Unknown, detect, stores,
+    Outcome, Record, Result, SavePath, Seen, SessionId, Settings, Store, StoreUrl, Unknown, detect, stores,
 };
 
 use crate::ini::{Config, OnLockTimeout, time_to_live};
@@ -391,7 +391,7 @@ impl Handler {
         };
         let Opened { record, hold, renewal } = opened;
         let known = record.is_some();
-        if !known && unknown == Unknown::Refuse && matches!(hold, Hold::ReadOnly | Hold::Unlocked) {
+        if !known && unknown == Unknown::Refuse && matches!(hold, Hold::ReadOnly | Hold::Unlocked(_)) {
             return Ok(false);
         }
         let renewing = renewal.map(|renewal| self.renewer.begin(renewal, &config.store));
@@ -447,9 +447,13 @@ impl Handler {
                 held.hold = Some(Hold::ReadOnly);
                 return Err(read_only(held.without_lock.as_deref()).on(self.store_name()));
             }
-            Some(Hold::Unlocked) => {
-                held.hold = Some(Hold::Unlocked);
-                self.commit(&held.id, Hold::Unlocked, change, None)
+            Some(Hold::Unlocked(seen)) => {
+                held.hold = Some(Hold::Unlocked(match change {
+                    Change::Write(data, _) => Seen::of(Some(data)),
+                    Change::Delete => Seen::of(None),
+                    Change::Touch(..) | Change::Keep => seen,
+                }));
+                self.commit(&held.id, Hold::Unlocked(seen), change, None)
             }
             Some(hold) => self.commit(&held.id, hold, change, held.renewing.take()),
             // A second write of the same session, after the first one released the lock.
@@ -511,7 +515,7 @@ impl Handler {
             Some(hold @ (Hold::Lease(_) | Hold::Version(_))) => {
                 self.commit(&held.id, hold, Change::Keep, held.renewing)
             }
-            Some(Hold::ReadOnly | Hold::Unlocked) | None => Ok(()),
+            Some(Hold::ReadOnly | Hold::Unlocked(_)) | None => Ok(()),
         }
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn message(error: &Error) -> Text<1024> {
 pub(crate) struct StatusArray {
     pub(crate) store: Option<Text<512>>,
     pub(crate) detected: Option<Text<256>>,
-    pub(crate) numbers: [(&'static str, i64); 5],
+    pub(crate) numbers: [(&'static str, i64); 6],
     pub(crate) waited: f64,
     pub(crate) last_commit: &'static str,
 }
@@ -73,6 +73,7 @@ impl StatusArray {
                 ("waits", number(counters.waits)),
                 ("retries", number(counters.retries)),
                 ("lost_leases", number(counters.lost_leases)),
+                ("conflicts", number(counters.conflicts)),
             ],
             waited: counters.waited.as_secs_f64(),
             last_commit: match status.last_commit {
@@ -86,7 +87,7 @@ impl StatusArray {
 }
 
 /// The rows of the `phpinfo()` section without anything to free.
-pub(crate) type Rows = [(&'static str, Text<512>); 14];
+pub(crate) type Rows = [(&'static str, Text<512>); 15];
 
 pub(crate) fn rows(status: &Status) -> Rows {
     let counters = status.counters;
@@ -118,6 +119,7 @@ pub(crate) fn rows(status: &Status) -> Rows {
             "Lock waits",
             Text::new(format_args!("{}, {} in all", counters.waits, milliseconds(counters.waited))),
         ),
+        ("Writes that undid another's, without a lock", Text::new(counters.conflicts)),
         ("Retries / lost leases", Text::new(format_args!("{} / {}", counters.retries, counters.lost_leases))),
     ]
 }

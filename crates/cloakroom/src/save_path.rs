@@ -53,6 +53,23 @@ impl SavePath {
     /// # Ok::<(), cloakroom::Error>(())
     /// ```
     pub fn parse(text: &str, environment: &Environment) -> Result<Self> {
+        SavePath::parse_by(parse::store_url, text, environment)
+    }
+
+    /// Parses the setting as phpredis' handler `redis` does: what has no scheme is a Redis server, on any port, or the
+    /// path of its socket, and never a directory.
+    ///
+    /// # Errors
+    /// As [`SavePath::parse`].
+    pub fn parse_for_phpredis(text: &str, environment: &Environment) -> Result<Self> {
+        SavePath::parse_by(parse::redis_url, text, environment)
+    }
+
+    fn parse_by(
+        store_url: fn(&str, &Environment) -> Result<StoreUrl>,
+        text: &str,
+        environment: &Environment,
+    ) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || text == "auto" {
             return Ok(SavePath::Detect);
@@ -66,9 +83,9 @@ impl SavePath {
                     "put the store's URL into it",
                 ));
             }
-            return SavePath::parse(value, environment);
+            return SavePath::parse_by(store_url, value, environment);
         }
-        parse::store_url(text, environment).map(SavePath::Store)
+        store_url(text, environment).map(SavePath::Store)
     }
 }
 

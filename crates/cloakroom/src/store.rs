@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::num::NonZeroU32;
 use std::ops::Add;
 use std::time::Duration;
@@ -93,12 +94,27 @@ pub enum Unknown {
 pub enum Hold {
     /// Nothing; only [`Change::Keep`] can be committed.
     ReadOnly,
-    /// Nothing; the last writer wins.
-    Unlocked,
+    /// Nothing; the last writer wins. What was read tells whether that undid another's change.
+    Unlocked(Seen),
     /// The version that was read.
     Version(Version),
     /// The lock.
     Lease(Lease),
+}
+
+/// What a record was when it was read, by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen(Option<u64>);
+
+impl Seen {
+    /// What this record is; `None` for no record.
+    pub fn of(record: Option<&[u8]>) -> Self {
+        Seen(record.map(|bytes| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write(bytes);
+            hasher.finish()
+        }))
+    }
 }
 
 /// The version of a record, as its store counts them.
@@ -222,6 +238,18 @@ pub struct Settings {
     pub max_waiters: Option<NonZeroU32>,
     /// How long an unused record lives (`session.gc_maxlifetime`), for the stores that judge a record by its age.
     pub lifetime: Duration,
+    /// When an unchanged session's life is prolonged, for the stores where that is a command of its own.
+    pub refresh: Refresh,
+}
+
+/// When an unchanged session's life is prolonged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Refresh {
+    /// When it is committed: what is only read lives no longer for it.
+    #[default]
+    AtCommit,
+    /// When it is read, read-only or not.
+    AtRead,
 }
 
 impl Default for Settings {
@@ -233,6 +261,7 @@ impl Default for Settings {
             timeout: Duration::from_millis(2500),
             max_waiters: NonZeroU32::new(16),
             lifetime: Duration::from_secs(1440),
+            refresh: Refresh::AtCommit,
         }
     }
 }
@@ -337,6 +366,9 @@ pub struct Counters {
     pub retries: u64,
     /// Commits refused because the lease was lost.
     pub lost_leases: u64,
+    /// Writes without a lock that undid what another request had written since the session was read, where the store
+    /// tells.
+    pub conflicts: u64,
 }
 
 impl Add for Counters {
@@ -350,6 +382,7 @@ impl Add for Counters {
             waited: self.waited + other.waited,
             retries: self.retries + other.retries,
             lost_leases: self.lost_leases + other.lost_leases,
+            conflicts: self.conflicts + other.conflicts,
         }
     }
 }

@@ -9,7 +9,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use cloakroom::{Access, Change, Committed, Deadline, ErrorKind, Hold, Record, Settings, Store, Unknown};
+use cloakroom::{
+    Access, Change, Committed, Deadline, ErrorKind, Hold, Record, Seen, Settings, Store, Unknown,
+};
 use testbed::need::Need;
 use testbed::php::Script;
 use testbed::suite::{Case, case};
@@ -362,8 +364,8 @@ fn a_symbolic_link_is_not_followed() {
             let error = store.open(&id(session), access, soon()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
         }
-        let error =
-            store.commit(&id(session), Hold::Unlocked, Change::Write(b"x", LIFETIME), soon()).unwrap_err();
+        let hold = Hold::Unlocked(Seen::of(None));
+        let error = store.commit(&id(session), hold, Change::Write(b"x", LIFETIME), soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
         assert!(!store.exists(&id(session), soon()).unwrap());
     }

@@ -64,6 +64,18 @@ pub(super) fn store_url(text: &str, environment: &Environment) -> Result<StoreUr
     }
 }
 
+/// As [`store_url`], but that what has no scheme is Redis.
+pub(super) fn redis_url(text: &str, environment: &Environment) -> Result<StoreUrl> {
+    let has_scheme = text.find(':').is_some_and(|colon| scheme_ends_at(text, colon));
+    match has_scheme || text.starts_with("seed[") {
+        true => store_url(text, environment),
+        false => {
+            let servers = Cursor { text, at: 0, environment }.native_list()?;
+            Ok(StoreUrl { scheme: "tcp".into(), servers })
+        }
+    }
+}
+
 /// Whether this colon ends a scheme: `redis://`, `redis:?`, `unix:/`, and not `host:6379`.
 fn scheme_ends_at(text: &str, colon: usize) -> bool {
     let after = &text[colon + 1..];

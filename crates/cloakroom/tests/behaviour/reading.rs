@@ -32,7 +32,7 @@ fn an_unknown_session_is_read_as_none(subject: &dyn Subject) {
         assert!(
             match access {
                 Access::ReadOnly => matches!(opened.hold, Hold::ReadOnly),
-                Access::Unlocked => matches!(opened.hold, Hold::Unlocked),
+                Access::Unlocked => matches!(opened.hold, Hold::Unlocked(_)),
                 _ => matches!(opened.hold, Hold::Lease(_)),
             },
             "{access:?} gave {:?}",

@@ -35,7 +35,7 @@ pub use options::Options;
 
 use crate::{
     Access, Change, Committed, Counters, Deadline, Durability, ErrorKind, Guarantees, Hold, Lease, LockKind,
-    Opened, Record, Result, SessionId, Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
+    Opened, Record, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
 };
 use lock::{Lost, Queue};
 use record::Disk;
@@ -121,8 +121,15 @@ impl Store for Files {
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
         match access {
-            Access::ReadOnly => self.open_without_lock(id, Hold::ReadOnly, by),
-            Access::Unlocked => self.open_without_lock(id, Hold::Unlocked, by),
+            Access::ReadOnly => {
+                let record = self.read_without_lock(id, by)?;
+                Ok(Opened { record, hold: Hold::ReadOnly, renewal: None })
+            }
+            Access::Unlocked => {
+                let record = self.read_without_lock(id, by)?;
+                let seen = Seen::of(record.as_ref().map(|record| record.0.as_slice()));
+                Ok(Opened { record, hold: Hold::Unlocked(seen), renewal: None })
+            }
             Access::Versioned => {
                 Err(self.error(ErrorKind::Unsupported, "a directory does not count versions of a session"))
             }
@@ -145,7 +152,7 @@ impl Store for Files {
             Hold::Version(_) => {
                 Err(self.error(ErrorKind::Unsupported, "a directory does not count versions of a session"))
             }
-            Hold::Unlocked => self.commit_without_lease(id, change, by),
+            Hold::Unlocked(_) => self.commit_without_lease(id, change, by),
             Hold::Lease(lease) => {
                 let held: Held = lease.into_inner()?;
                 let done = self.apply(&held, change);
@@ -190,26 +197,22 @@ impl Store for Files {
 }
 
 impl Files {
-    fn open_without_lock(&mut self, id: &SessionId, hold: Hold, by: Deadline) -> Result<Opened> {
-        let mut opened = Opened { record: None, hold, renewal: None };
+    fn read_without_lock(&mut self, id: &SessionId, by: Deadline) -> Result<Option<Record>> {
         let Some(path) = self.options.file(id) else {
-            return Ok(opened);
+            return Ok(None);
         };
         let Some(file) = self.open_existing(&path, OpenOptions::new().read(true))? else {
-            return Ok(opened);
+            return Ok(None);
         };
         if self.trusted(&file)?.is_none() {
-            return Ok(opened);
+            return Ok(None);
         }
         match record::read_without_lock(file, self.disk(), by) {
-            Ok(Some((bytes, stat))) if alive(&stat, self.settings.lifetime) => {
-                opened.record = Some(Record(bytes));
-            }
-            Ok(_) => {}
-            Err(error) if vanished(&error) => {}
-            Err(error) => return Err(self.failed("cannot read the session file", error)),
+            Ok(Some((bytes, stat))) if alive(&stat, self.settings.lifetime) => Ok(Some(Record(bytes))),
+            Ok(_) => Ok(None),
+            Err(error) if vanished(&error) => Ok(None),
+            Err(error) => Err(self.failed("cannot read the session file", error)),
         }
-        Ok(opened)
     }
 
     fn open_alone(

@@ -12,8 +12,8 @@ use super::queue::Queueing;
 use super::reach::{Again, Attempts};
 use super::scripts::{COMMIT, RENEW};
 use super::token::Token;
-use super::wire::{Failure, Opening, Request, number, one};
-use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Renewal, Result};
+use super::wire::{Failure, Opening, Request, number, one, stored};
+use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Renewal, Result, Seen};
 
 /// What a lease holds.
 pub(super) struct Held {
@@ -132,20 +132,22 @@ impl Member {
         }
     }
 
-    /// The change without a lock: the last writer wins, so that a repetition after a cut does no more harm.
+    /// The change without a lock: the last writer wins, so that a repetition after a cut does no more harm. `seen` is
+    /// what the request read.
     pub(super) fn write_unlocked(
         &mut self,
         keys: &Keys,
+        seen: Seen,
         change: Change<'_>,
         by: Deadline,
     ) -> Result<Committed> {
         let (request, rewrite) = match change {
             Change::Keep => return Ok(Committed::Done),
             Change::Delete => (Request::of(&[b"DEL", &keys.session]), None),
-            Change::Write(bytes, ttl) => (set(&keys.session, bytes, ttl), None),
+            Change::Write(bytes, ttl) => return self.overwrite(keys, seen, bytes, ttl, by),
             Change::Touch(bytes, ttl) => {
                 let request = Request::of(&[b"EXPIRE", &keys.session, seconds(ttl).to_string().as_bytes()]);
-                (request, Some(set(&keys.session, bytes, ttl)))
+                (request, Some(set(&keys.session, bytes, ttl, &[])))
             }
         };
         let mut ask = |request: &Request| {
@@ -156,6 +158,41 @@ impl Member {
         match (ask(&request)?, rewrite) {
             (Value::Int(0), Some(rewrite)) => ask(&rewrite).map(|_| Committed::Rewritten),
             _ => Ok(Committed::Done),
+        }
+    }
+
+    /// Writes without a lock, and counts whether that undid another request's change.
+    fn overwrite(
+        &mut self,
+        keys: &Keys,
+        seen: Seen,
+        bytes: &[u8],
+        ttl: Duration,
+        by: Deadline,
+    ) -> Result<Committed> {
+        let mut request = set(&keys.session, bytes, ttl, &[b"GET"]);
+        if !self.asks_overwritten {
+            request = set(&keys.session, bytes, ttl, &[]);
+        }
+        loop {
+            let answer =
+                self.reach.insist(by, |reach| reach.ask(keys, &request, Opening::Before, by).and_then(one));
+            match answer {
+                Ok((overwritten, _)) if self.asks_overwritten => {
+                    let overwritten = stored(overwritten).map_err(|failure| self.reach.error(failure))?;
+                    // The same bytes are a repetition, or another request's that came to the same.
+                    if Seen::of(overwritten.as_deref()) != seen && overwritten.as_deref() != Some(bytes) {
+                        self.counted.conflicts += 1;
+                    }
+                    return Ok(Committed::Done);
+                }
+                Ok(_) => return Ok(Committed::Done),
+                Err(Failure::Refused(refusal)) if self.asks_overwritten && refusal.misunderstood() => {
+                    self.asks_overwritten = false;
+                    request = set(&keys.session, bytes, ttl, &[]);
+                }
+                Err(failure) => return Err(self.reach.error(failure)),
+            }
         }
     }
 
@@ -200,11 +237,13 @@ impl Member {
     }
 }
 
-fn set(session: &[u8], bytes: &[u8], ttl: Duration) -> Request {
-    Request::of(&[b"SET", session, bytes, b"EX", seconds(ttl).to_string().as_bytes()])
+fn set(session: &[u8], bytes: &[u8], ttl: Duration, more: &[&[u8]]) -> Request {
+    let mut request = Request::default();
+    request.push(&[b"SET", session, bytes, b"EX", seconds(ttl).to_string().as_bytes()], more);
+    request
 }
 
 /// Whole seconds as native handlers count them: at least one, and no more than they can read.
-fn seconds(ttl: Duration) -> u64 {
+pub(super) fn seconds(ttl: Duration) -> u64 {
     (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).clamp(1, i32::MAX as u64)
 }

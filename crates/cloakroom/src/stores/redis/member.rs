@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::LARGEST;
-use super::commit::Held;
+use super::commit::{Held, seconds};
 use super::keys::Keys;
 use super::options::Endpoint;
 use super::queue::{Queueing, Route, Taken};
@@ -15,8 +15,8 @@ use super::reply::{Refusal, unexpected};
 use super::token::Token;
 use super::wire::{Client, Failure, Opening, Request, one, sound, stored};
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Error, ErrorKind, Hold, Opened, Outcome, Record, Result,
-    SessionId, Settings, Unknown,
+    Access, Change, Committed, Counters, Deadline, Error, ErrorKind, Hold, Opened, Outcome, Record, Refresh,
+    Result, Seen, SessionId, Settings, Unknown,
 };
 
 /// One server, or several that are one to their clients.
@@ -34,6 +34,8 @@ pub(super) struct Member {
     pub(super) waited_in_line: bool,
     /// A lock that a failed open may have taken.
     pub(super) orphan: Option<(Keys, Token)>,
+    /// Whether a write is asked what it overwrote; until a server of before Redis 6.2 does not understand it.
+    pub(super) asks_overwritten: bool,
     /// What was done, exchanges and connections left out.
     pub(super) counted: Counters,
 }
@@ -50,6 +52,7 @@ impl Member {
             crowded_until: None,
             waited_in_line: false,
             orphan: None,
+            asks_overwritten: true,
             counted: Counters::default(),
         }
     }
@@ -85,23 +88,37 @@ impl Member {
 
     pub(super) fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
         self.reach.look_around();
-        let hold = match access {
-            Access::ReadOnly => Hold::ReadOnly,
-            Access::Unlocked => Hold::Unlocked,
+        match access {
+            Access::ReadOnly => {
+                Ok(Opened { record: self.read(id, by)?, hold: Hold::ReadOnly, renewal: None })
+            }
+            Access::Unlocked => {
+                let record = self.read(id, by)?;
+                let seen = Seen::of(record.as_ref().map(|record| record.0.as_slice()));
+                Ok(Opened { record, hold: Hold::Unlocked(seen), renewal: None })
+            }
             Access::Versioned => {
                 let what = "this store keeps no versions of a session";
-                return Err(self.locate(Error::new(ErrorKind::Unsupported, what)));
+                Err(self.locate(Error::new(ErrorKind::Unsupported, what)))
             }
-            Access::Exclusive { wait, unknown } => return self.open_exclusive(id, wait, unknown, by),
-        };
-        Ok(Opened { record: self.read(id, by)?, hold, renewal: None })
+            Access::Exclusive { wait, unknown } => self.open_exclusive(id, wait, unknown, by),
+        }
     }
 
     fn read(&mut self, id: &SessionId, by: Deadline) -> Result<Option<Record>> {
         let keys = self.keys(id);
-        let value = self.ask(&keys, &Request::of(&[b"GET", &keys.session]), by)?;
+        let mut request = Request::of(&[b"GET", &keys.session]);
+        if let Some(life) = self.life_from_reading() {
+            request.push(&[b"EXPIRE", &keys.session, life.as_bytes()], &[]);
+        }
+        let value = self.ask(&keys, &request, by)?;
         let record = stored(value).map_err(|failure| self.reach.error(failure))?;
         Ok(record.map(Record))
+    }
+
+    /// The life that a session gets when it is read, if it gets one then.
+    pub(super) fn life_from_reading(&self) -> Option<String> {
+        (self.settings.refresh == Refresh::AtRead).then(|| seconds(self.settings.lifetime).to_string())
     }
 
     fn open_exclusive(
@@ -172,7 +189,7 @@ impl Member {
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
                 }
             }
-            Hold::Unlocked => self.write_unlocked(&keys, change, by),
+            Hold::Unlocked(seen) => self.write_unlocked(&keys, seen, change, by),
             Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
             Hold::ReadOnly | Hold::Version(_) => {
                 Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))

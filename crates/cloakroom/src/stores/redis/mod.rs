@@ -16,12 +16,12 @@
 //! | call | exchanges | commands |
 //! |---|---|---|
 //! | [`exists`](Store::exists) | 1 | `EXISTS` |
-//! | [`open`](Store::open), read-only or unlocked | 1 | `GET` |
-//! | `open`, exclusive | 1 | `SET lock token NX PX lease` and `GET`, in one write |
+//! | [`open`](Store::open), read-only or unlocked | 1 | `GET`; with [`Refresh::AtRead`](crate::Refresh) also `EXPIRE`, in one write |
+//! | `open`, exclusive | 1 | `SET lock token NX PX lease` and `GET`, in one write; with `Refresh::AtRead` also `EXPIRE` |
 //! | and the lock is taken | 1 more, then 1 a second | `EVALSHA acquire`, `BLPOP grant` |
 //! | and nothing is stored, with [`Unknown::Refuse`] | 1 more | `EVALSHA commit` (releases) |
 //! | [`commit`](Store::commit) | 1 | `EVALSHA commit`: compare the lock, `SET EX` / `EXPIRE` / `DEL`, pass the lock on |
-//! | `commit`, unlocked | 1 | `SET EX` / `EXPIRE` / `DEL` |
+//! | `commit`, unlocked | 1 | `SET EX GET` (without `GET` before Redis 6.2) / `EXPIRE` / `DEL` |
 //! | renewal | 1 | `EVALSHA renew`, over a connection of its own |
 //! | [`list`](Store::list) | 1 for 500 keys | `SCAN MATCH <prefix>* TYPE string` |
 //!

@@ -137,6 +137,11 @@ impl Member {
         let mut request =
             Request::of(&[b"SET", &keys.lock, token.as_bytes(), b"NX", b"PX", lease.as_bytes()])
                 .and(&[b"GET", &keys.session]);
+        let life = self.life_from_reading();
+        if let Some(life) = &life {
+            request = request.and(&[b"EXPIRE", &keys.session, life.as_bytes()]);
+        }
+        let commands = request.len();
         let mut attempts = Attempts::default();
         let replies = loop {
             let failure = match self.reach.ask(keys, &request, Opening::WithRequest, by) {
@@ -147,14 +152,16 @@ impl Member {
                 return Err(attempts.again().about(self.reach.error(failure)));
             }
             // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
-            if attempts.again() == Again::Yes && request.len() == 2 {
+            if attempts.again() == Again::Yes && request.len() == commands {
                 request = request.and(&[b"GET", &keys.lock]);
             }
         };
         let taken = (|| {
             let mut replies = replies.into_iter();
             let mut next = || replies.next().unwrap_or_default();
-            let (set, record, holder) = (next(), next(), next());
+            let (set, record) = (next(), next());
+            let _prolonged = life.map(|_| next());
+            let holder = next();
             let taken = match sound(set)? {
                 Value::Okay => true,
                 Value::Nil => matches!(holder, Value::BulkString(holder) if token.holds(&holder)),

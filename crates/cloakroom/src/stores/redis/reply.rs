@@ -81,6 +81,12 @@ impl Refusal {
                 .any(|known| text.contains(known))
     }
 
+    /// Whether the server does not know this form of a command.
+    pub(super) fn misunderstood(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        self.forbidden() || text.contains("syntax error") || text.contains("wrong number of arguments")
+    }
+
     /// Whether this server will not do for now, and another address of its name may.
     pub(super) fn elsewhere(&self) -> bool {
         matches!(self.code.as_str(), "READONLY" | "MASTERDOWN")
