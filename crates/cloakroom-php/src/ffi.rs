@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cloakroom::{Environment, Error, ErrorKind, Result};
 
+use crate::drop_in::{NATIVES, Native};
 use crate::handler::{Handler, SavePathSetting, Writer};
 use crate::ini::OnWriteFailure;
 use crate::report::{Text, message};
@@ -107,32 +108,53 @@ fn warn<const N: usize>(text: Text<N>) {
 }
 
 /// Opens the handler on the settings as they are.
-fn open_handler(save_path: &str) -> Result<()> {
-    let setting = SavePathSetting { text: save_path.trim(), is_configured, temporary_directory };
-    let config = config()?;
+fn open_handler(save_path: &str, native: Option<&'static Native>) -> Result<()> {
+    let setting = SavePathSetting { text: save_path.trim(), native, is_configured, temporary_directory };
+    let config = config(native)?;
     with_handler(|handler| handler.open(&setting, config))
 }
 
 // --- the save handler --------------------------------------------------------------------------------------------
 
-static SAVE_HANDLER: SaveHandler = SaveHandler {
-    name: c"cloakroom".as_ptr(),
-    open: s_open,
-    close: s_close,
-    read: s_read,
-    write: s_write,
-    destroy: s_destroy,
-    gc: s_gc,
-    create_sid: s_create_sid,
-    validate_sid: s_validate_sid,
-    update_timestamp: s_update_timestamp,
-};
+static SAVE_HANDLER: SaveHandler = save_handler(c"cloakroom", s_open);
 
-extern "C" fn s_open(data: *mut *mut c_void, save_path: *const c_char, _name: *const c_char) -> c_int {
+/// Under the names of [`NATIVES`], and in their order.
+static NATIVE_HANDLERS: [SaveHandler; NATIVES.len()] =
+    [save_handler(NATIVES[0].name, s_open_native::<0>), save_handler(NATIVES[1].name, s_open_native::<1>)];
+
+/// Only `open` tells by which name PHP calls: the rest is about the session that it opened.
+const fn save_handler(name: &'static CStr, open: OpenCallback) -> SaveHandler {
+    SaveHandler {
+        name: name.as_ptr(),
+        open,
+        close: s_close,
+        read: s_read,
+        write: s_write,
+        destroy: s_destroy,
+        gc: s_gc,
+        create_sid: s_create_sid,
+        validate_sid: s_validate_sid,
+        update_timestamp: s_update_timestamp,
+    }
+}
+
+extern "C" fn s_open(data: Data, save_path: *const c_char, _name: *const c_char) -> c_int {
+    open_as(None, data, save_path)
+}
+
+extern "C" fn s_open_native<const NATIVE: usize>(
+    data: Data,
+    save_path: *const c_char,
+    _name: *const c_char,
+) -> c_int {
+    open_as(Some(&NATIVES[NATIVE]), data, save_path)
+}
+
+fn open_as(native: Option<&'static Native>, data: Data, save_path: *const c_char) -> c_int {
     let opened = {
         // SAFETY: PHP passes a NUL-terminated string, or null where there is none.
         let save_path = unsafe { if save_path.is_null() { c"" } else { CStr::from_ptr(save_path) } };
-        open_handler(&save_path.to_string_lossy())
+        open_handler(&save_path.to_string_lossy(), native)
     };
     if opened.is_ok() {
         // PHP calls the other callbacks only when this is not null; the state itself is in HANDLER.

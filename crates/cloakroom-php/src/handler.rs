@@ -9,15 +9,18 @@
 //! - `session_reset()`: `open`, `validate` and `read` while the session is still open.
 //! - PHP opens sessions before our request start and writes them after our request end, so that neither is used.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use cloakroom::envelope::Compression;
 use cloakroom::{
     Access, Change, Committed, Counters, Deadline, Environment, Error, ErrorKind, Guarantees, Hold, Opened,
-    Outcome, Record, Result, SavePath, Seen, SessionId, Settings, Store, StoreUrl, Unknown, detect, stores,
+    Outcome, Record, Result, Seen, SessionId, Unknown,
 };
 
+use crate::connected::Connected;
+use crate::drop_in::Native;
 use crate::ini::{Config, OnLockTimeout, time_to_live};
 use crate::renewer::{Renewer, Renewing};
 
@@ -52,6 +55,8 @@ pub(crate) enum Writer {
 /// `session.save_path` as PHP gives it to `open`, and what it would mean if it were empty.
 pub(crate) struct SavePathSetting<'a> {
     pub(crate) text: &'a str,
+    /// The native handler that PHP calls, if Cloakroom stands in for one.
+    pub(crate) native: Option<&'static Native>,
     /// Whether a configuration file sets it; otherwise it may be what PHP was compiled with.
     pub(crate) is_configured: fn() -> bool,
     pub(crate) temporary_directory: fn() -> String,
@@ -80,12 +85,8 @@ pub(crate) struct Handler {
     /// Counts the forks since the module was loaded, and how many there were when this was made.
     forks: &'static AtomicU32,
     made_after: u32,
-    environment: &'static Environment,
     config: Option<Config>,
-    /// The stores used so far, the current one last; each keeps its connection.
-    stores: Vec<Connected>,
-    /// What the stores did that are no longer among them.
-    retired: Counters,
+    stores: Connected,
     held: Option<Held>,
     /// Ids that PHP made in this request: nobody can have stored them, so they are not looked up.
     created: Vec<Vec<u8>>,
@@ -93,16 +94,6 @@ pub(crate) struct Handler {
     deferred: Option<(SessionId, Error)>,
     renewer: Renewer,
     last_commit: LastCommit,
-}
-
-struct Connected {
-    setting: String,
-    settings: Settings,
-    name: String,
-    detected: Option<String>,
-    /// It refused the credentials: the next request reads them again.
-    refused: bool,
-    store: Box<dyn Store>,
 }
 
 /// The session that this request has open.
@@ -115,12 +106,11 @@ struct Held {
     renewing: Option<Renewing>,
     /// Why the session is open without its lock; a change is refused with it.
     without_lock: Option<String>,
-    /// The hash of what a handler of the script's own wrote last: it may write again.
-    written: Option<u64>,
+    /// The record as it is stored, where that is not as PHP has it: a touch has nothing to compress again.
+    packed: Option<Vec<u8>>,
+    /// What a handler of the script's own wrote last: it may write again.
+    written: Option<Seen>,
 }
-
-/// Stores that one worker keeps connections to, when scripts use several.
-const STORES_KEPT: usize = 4;
 
 /// How long PHP's gc may keep a visitor's request; the next one goes on where this one stopped.
 const SWEEP: Duration = Duration::from_millis(200);
@@ -139,10 +129,8 @@ impl Handler {
         Handler {
             forks,
             made_after: forks.load(Ordering::Relaxed),
-            environment,
             config: None,
-            stores: Vec::new(),
-            retired: Counters::default(),
+            stores: Connected::new(environment),
             held: None,
             created: Vec::new(),
             deferred: None,
@@ -157,9 +145,11 @@ impl Handler {
             self.abandon();
         }
         self.deferred = None;
-        self.use_store(save_path, &config)?;
+        // A session that is open in another store, at a second open without a close.
+        let released = if self.stores.is_current(save_path, &config) { Ok(()) } else { self.release() };
+        self.stores.choose(save_path, &config)?;
         self.config = Some(config);
-        Ok(())
+        released
     }
 
     /// PHP made this id.
@@ -216,8 +206,7 @@ impl Handler {
             // A handler of the script's own looks at another session, for session_create_id() perhaps. The lock of
             // the one that is open must not be given away for it.
             let by = self.deadline(Duration::ZERO)?;
-            let opened = self.store()?.open(&id, Access::ReadOnly, by);
-            return opened.map(|opened| bytes(opened.record)).map_err(|error| self.failed(error));
+            return self.open_record(&id, Access::ReadOnly, by).map(|(opened, _)| bytes(opened.record));
         }
         // After a session_reset() the session is opened again: what was changed is given up, so that nothing is lost
         // if another request comes first.
@@ -246,7 +235,7 @@ impl Handler {
             self.release()?;
             let what = "PHP could not decode the session; it is kept as it is";
             return Err(Error::new(ErrorKind::Corrupt, what)
-                .on(self.store_name())
+                .on(self.stores.name().unwrap_or_default())
                 .hint("look for another session.serialize_handler or compression on one of the servers"));
         }
         self.change(id, Change::Delete, Writer::Php)
@@ -257,11 +246,11 @@ impl Handler {
         if self.is_forked() {
             return Ok(0);
         }
-        if self.store()?.guarantees().sweeping == cloakroom::Sweeping::ByEngine {
+        if self.stores.store()?.guarantees().sweeping == cloakroom::Sweeping::ByEngine {
             return Ok(0);
         }
-        let swept = self.store()?.sweep(time_to_live(lifetime), Deadline::after(SWEEP));
-        swept.map_err(|error| self.failed(error))
+        let swept = self.stores.store()?.sweep(time_to_live(lifetime), Deadline::after(SWEEP));
+        swept.map_err(|error| self.stores.failed(error))
     }
 
     /// Releases what is still held: the session was only read, aborted, or destroyed.
@@ -310,61 +299,12 @@ impl Handler {
 
     /// What `cloakroom_status()` tells.
     pub(crate) fn status(&self) -> Status {
-        let current = self.stores.last();
-        let counters =
-            self.stores.iter().fold(self.retired, |sum, connected| sum + connected.store.counters());
         Status {
-            store: current.map(|connected| connected.name.clone()),
-            detected: current.and_then(|connected| connected.detected.clone()),
-            guarantees: current.map(|connected| connected.store.guarantees()),
-            counters,
+            store: self.stores.name().map(str::to_owned),
+            detected: self.stores.detected().map(str::to_owned),
+            guarantees: self.stores.peek().map(cloakroom::Store::guarantees),
+            counters: self.stores.counters(),
             last_commit: self.last_commit,
-        }
-    }
-
-    fn use_store(&mut self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<()> {
-        let same = |connected: &Connected| {
-            !connected.refused && connected.setting == save_path.text && connected.settings == config.store
-        };
-        if self.stores.last().is_some_and(same) {
-            return Ok(());
-        }
-        // A session that is open in another store, at a second open without a close.
-        let released = self.release();
-        if let Some(index) = self.stores.iter().position(same) {
-            let connected = self.stores.remove(index);
-            self.stores.push(connected);
-            return released;
-        }
-        let (url, detected) = self.locate(save_path, config)?;
-        let name = url.to_string();
-        let store = stores::open(&url, config.store.clone())?;
-        if self.stores.len() == STORES_KEPT {
-            self.retired = self.retired + self.stores.remove(0).store.counters();
-        }
-        self.stores.push(Connected {
-            setting: save_path.text.to_owned(),
-            settings: config.store.clone(),
-            name,
-            detected,
-            refused: false,
-            store,
-        });
-        released
-    }
-
-    fn locate(&self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<(StoreUrl, Option<String>)> {
-        let text = save_path.text;
-        let inherited = detect::DISTRIBUTION_DIRECTORIES.contains(&text) && !(save_path.is_configured)();
-        let directory = if inherited { text.to_owned() } else { (save_path.temporary_directory)() };
-        let parsed = if inherited { SavePath::Detect } else { SavePath::parse(text, self.environment)? };
-        match parsed {
-            SavePath::Store(url) => Ok((url, None)),
-            SavePath::Detect if config.detect => {
-                let detected = detect::detect(self.environment, &directory)?;
-                Ok((detected.url, Some(detected.because)))
-            }
-            SavePath::Detect => Ok((StoreUrl::directory(&directory), None)),
         }
     }
 
@@ -380,14 +320,12 @@ impl Handler {
             Access::Unlocked
         };
         let by = self.deadline(config.lock_wait)?;
-        let (opened, without_lock) = match self.store()?.open(id, access, by) {
+        let ((opened, packed), without_lock) = match self.open_record(id, access, by) {
             Err(busy) if busy.kind() == ErrorKind::LockBusy && reads_on(config.on_lock_timeout, caller) => {
                 let by = self.deadline(Duration::ZERO)?;
-                let opened =
-                    self.store()?.open(id, Access::ReadOnly, by).map_err(|error| self.failed(error))?;
-                (opened, Some(busy.to_string()))
+                (self.open_record(id, Access::ReadOnly, by)?, Some(busy.to_string()))
             }
-            opened => (opened.map_err(|error| self.failed(error))?, None),
+            opened => (opened?, None),
         };
         let Opened { record, hold, renewal } = opened;
         let known = record.is_some();
@@ -401,6 +339,7 @@ impl Handler {
             hold: Some(hold),
             renewing,
             without_lock,
+            packed,
             written: None,
         });
         Ok(known)
@@ -408,7 +347,26 @@ impl Handler {
 
     fn exists(&mut self, id: &SessionId) -> Result<bool> {
         let by = self.deadline(Duration::ZERO)?;
-        self.store()?.exists(id, by)
+        self.stores.store()?.exists(id, by)
+    }
+
+    /// Reads the record as PHP has it, and as it is stored where that is something else.
+    fn open_record(
+        &mut self,
+        id: &SessionId,
+        access: Access,
+        by: Deadline,
+    ) -> Result<(Opened, Option<Vec<u8>>)> {
+        let opened = self.stores.store()?.open(id, access, by);
+        let mut opened = opened.map_err(|error| self.stores.failed(error))?;
+        let compression = self.config()?.compression;
+        let mut packed = None;
+        if let Some(Record(stored)) = &mut opened.record
+            && let Cow::Owned(data) = compression.unpack(stored)
+        {
+            packed = Some(std::mem::replace(stored, data));
+        }
+        Ok((opened, packed))
     }
 
     fn change(&mut self, id: &[u8], change: Change<'_>, writer: Writer) -> Result<()> {
@@ -418,12 +376,20 @@ impl Handler {
         }
         let adds_nothing =
             |held: &Held| matches!((&held.hold, change), (Some(Hold::ReadOnly), Change::Touch(..)));
-        let done = match self.held.take_if(|held| held.id.as_str().as_bytes() == id) {
+        let mut held = self.held.take_if(|held| held.id.as_str().as_bytes() == id);
+        if held.as_ref().is_some_and(adds_nothing) {
             // Whoever has the lock prolongs the session.
-            Some(held) if adds_nothing(&held) => {
-                self.held = Some(held);
-                return Ok(());
-            }
+            self.held = held;
+            return Ok(());
+        }
+        let compression = self.config.as_ref().map_or(Compression::None, |config| config.compression);
+        let stored = match (change, held.as_mut().and_then(|held| held.packed.take())) {
+            (Change::Touch(..), Some(packed)) => Cow::Owned(packed),
+            (Change::Write(data, _) | Change::Touch(data, _), _) => compression.pack(data),
+            (Change::Delete | Change::Keep, _) => Cow::default(),
+        };
+        let change = with_bytes(change, &stored);
+        let done = match held {
             Some(mut held) => {
                 let done = self.change_held(&mut held, change, writer);
                 self.held = Some(held);
@@ -442,46 +408,45 @@ impl Handler {
     }
 
     fn change_held(&mut self, held: &mut Held, change: Change<'_>, writer: Writer) -> Result<()> {
+        let becomes = match change {
+            Change::Write(data, _) | Change::Touch(data, _) => Some(Seen::of(Some(data))),
+            Change::Delete => Some(Seen::of(None)),
+            Change::Keep => None,
+        };
         let done = match held.hold.take() {
             Some(Hold::ReadOnly) => {
                 held.hold = Some(Hold::ReadOnly);
-                return Err(read_only(held.without_lock.as_deref()).on(self.store_name()));
+                let error = read_only(held.without_lock.as_deref());
+                return Err(self.stores.failed(error));
             }
             Some(Hold::Unlocked(seen)) => {
-                held.hold = Some(Hold::Unlocked(match change {
-                    Change::Write(data, _) => Seen::of(Some(data)),
-                    Change::Delete => Seen::of(None),
-                    Change::Touch(..) | Change::Keep => seen,
-                }));
+                held.hold = Some(Hold::Unlocked(becomes.unwrap_or(seen)));
                 self.commit(&held.id, Hold::Unlocked(seen), change, None)
             }
             Some(hold) => self.commit(&held.id, hold, change, held.renewing.take()),
             // A second write of the same session, after the first one released the lock.
             None => self.change_unopened(&held.id, change, held.written),
         };
-        held.written = match change {
-            Change::Write(data, _) | Change::Touch(data, _) if writer == Writer::Script => Some(hash(data)),
-            _ => None,
-        };
+        held.written = becomes.filter(|_| writer == Writer::Script && change != Change::Delete);
         done
     }
 
     /// Changes a session that is not open: locks it for the change alone. `expected` is what it must still hold.
-    fn change_unopened(&mut self, id: &SessionId, change: Change<'_>, expected: Option<u64>) -> Result<()> {
+    fn change_unopened(&mut self, id: &SessionId, change: Change<'_>, expected: Option<Seen>) -> Result<()> {
         let config = self.config()?.clone();
         let by = self.deadline(config.lock_wait)?;
         let access = match config.lock {
             true => Access::Exclusive { wait: config.lock_wait, unknown: Unknown::Lock },
             false => Access::Unlocked,
         };
-        let opened = self.store()?.open(id, access, by).map_err(|error| self.failed(error))?;
-        let found = opened.record.map(|record| hash(&record.0));
-        if config.lock && expected.is_some() && found != expected {
+        let opened = self.stores.store()?.open(id, access, by).map_err(|error| self.stores.failed(error))?;
+        let found = Seen::of(opened.record.as_ref().map(|record| record.0.as_slice()));
+        if config.lock && expected.is_some_and(|expected| found != expected) {
             self.commit(id, opened.hold, Change::Keep, None)?;
             let what = "another request changed the session after this one had written it";
-            return Err(Error::new(ErrorKind::LockLost, what)
-                .on(self.store_name())
-                .hint("write the session once; the first write has released its lock"));
+            let error = Error::new(ErrorKind::LockLost, what)
+                .hint("write the session once; the first write has released its lock");
+            return Err(self.stores.failed(error));
         }
         self.commit(id, opened.hold, change, None)
     }
@@ -497,12 +462,12 @@ impl Handler {
             self.renewer.end(renewing);
         }
         let by = self.deadline(Duration::ZERO)?;
-        match self.store()?.commit(id, hold, change, by) {
+        match self.stores.store()?.commit(id, hold, change, by) {
             Ok(Committed::Done | Committed::Rewritten) => Ok(()),
             Ok(Committed::Conflict(_)) => {
-                Err(Error::new(ErrorKind::Bug, "a conflict without a version").on(self.store_name()))
+                Err(self.stores.failed(Error::new(ErrorKind::Bug, "a conflict without a version")))
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.stores.failed(error)),
         }
     }
 
@@ -517,28 +482,6 @@ impl Handler {
             }
             Some(Hold::ReadOnly | Hold::Unlocked(_)) | None => Ok(()),
         }
-    }
-
-    /// Names the store in the error, and remembers that it refused the credentials.
-    fn failed(&mut self, error: Error) -> Error {
-        let error = error.on(self.store_name());
-        if error.kind() == ErrorKind::Auth
-            && let Some(connected) = self.stores.last_mut()
-        {
-            connected.refused = true;
-        }
-        error
-    }
-
-    fn store(&mut self) -> Result<&mut dyn Store> {
-        match self.stores.last_mut() {
-            Some(connected) => Ok(connected.store.as_mut()),
-            None => Err(not_open()),
-        }
-    }
-
-    fn store_name(&self) -> String {
-        self.stores.last().map(|connected| connected.name.clone()).unwrap_or_default()
     }
 
     fn config(&self) -> Result<&Config> {
@@ -561,7 +504,6 @@ impl Handler {
         self.renewer.abandon_after_fork();
         self.held = None;
         self.stores.clear();
-        self.retired = Counters::default();
     }
 }
 
@@ -590,10 +532,13 @@ fn bytes(record: Option<Record>) -> Vec<u8> {
     record.map(|record| record.0).unwrap_or_default()
 }
 
-fn hash(data: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(data);
-    hasher.finish()
+fn with_bytes<'a>(change: Change<'_>, bytes: &'a [u8]) -> Change<'a> {
+    match change {
+        Change::Write(_, ttl) => Change::Write(bytes, ttl),
+        Change::Touch(_, ttl) => Change::Touch(bytes, ttl),
+        Change::Delete => Change::Delete,
+        Change::Keep => Change::Keep,
+    }
 }
 
 fn not_open() -> Error {

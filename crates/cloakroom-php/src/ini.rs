@@ -4,49 +4,104 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use cloakroom::envelope::Compression;
 use cloakroom::{Error, ErrorKind, Result, Settings};
+
+use crate::drop_in;
 
 /// One setting of php.ini.
 pub(crate) struct Setting {
     pub(crate) name: &'static str,
     pub(crate) default: &'static str,
+    pub(crate) scope: Scope,
     /// Refuses a value that [`Config::read`] would refuse, so that `ini_set()` says so at once.
     pub(crate) check: fn(&'static str, &str) -> Result<()>,
 }
 
-/// Every setting but `session.*`, which are PHP's own. All of them may be set anywhere, `ini_set()` included; they
-/// are read when a session is opened.
+/// Where a setting can be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Anywhere, `ini_set()` included: it is read when a session is opened.
+    Anywhere,
+    /// In php.ini or on the command line: it is read when PHP starts.
+    Start,
+}
+
+/// Every setting but `session.*`, which are PHP's own.
 pub(crate) const SETTINGS: &[Setting] = &[
-    Setting { name: "cloakroom.lock", default: "on", check: |name, text| switch(name, text).map(drop) },
-    Setting { name: "cloakroom.lock_wait", default: "10", check: |name, text| seconds(name, text).map(drop) },
+    Setting {
+        name: "cloakroom.lock",
+        default: "on",
+        scope: Scope::Anywhere,
+        check: |name, text| switch(name, text).map(drop),
+    },
+    Setting {
+        name: "cloakroom.lock_wait",
+        default: "10",
+        scope: Scope::Anywhere,
+        check: |name, text| seconds(name, text).map(drop),
+    },
     Setting {
         name: "cloakroom.on_lock_timeout",
         default: "fail",
+        scope: Scope::Anywhere,
         check: |name, text| {
             text.parse::<OnLockTimeout>().map(drop).map_err(|expected| refused(name, text, expected))
         },
     },
-    Setting { name: "cloakroom.max_waiters", default: "16", check: |name, text| count(name, text).map(drop) },
-    Setting { name: "cloakroom.lease", default: "15", check: |name, text| positive(name, text).map(drop) },
+    Setting {
+        name: "cloakroom.max_waiters",
+        default: "16",
+        scope: Scope::Anywhere,
+        check: |name, text| count(name, text).map(drop),
+    },
+    Setting {
+        name: "cloakroom.lease",
+        default: "15",
+        scope: Scope::Anywhere,
+        check: |name, text| positive(name, text).map(drop),
+    },
     Setting {
         name: "cloakroom.lease_max",
         default: "300",
+        scope: Scope::Anywhere,
         check: |name, text| positive(name, text).map(drop),
     },
     Setting {
         name: "cloakroom.connect_timeout",
         default: "1",
+        scope: Scope::Anywhere,
         check: |name, text| positive(name, text).map(drop),
     },
-    Setting { name: "cloakroom.timeout", default: "2.5", check: |name, text| positive(name, text).map(drop) },
+    Setting {
+        name: "cloakroom.timeout",
+        default: "2.5",
+        scope: Scope::Anywhere,
+        check: |name, text| positive(name, text).map(drop),
+    },
     Setting {
         name: "cloakroom.on_write_failure",
         default: "warning",
+        scope: Scope::Anywhere,
         check: |name, text| {
             text.parse::<OnWriteFailure>().map(drop).map_err(|expected| refused(name, text, expected))
         },
     },
-    Setting { name: "cloakroom.detect", default: "on", check: |name, text| switch(name, text).map(drop) },
+    Setting {
+        name: "cloakroom.drop_in",
+        default: "",
+        scope: Scope::Start,
+        check: |_, list| match drop_in::named(list).1 {
+            Some(error) => Err(error),
+            None => Ok(()),
+        },
+    },
+    Setting {
+        name: "cloakroom.detect",
+        default: "on",
+        scope: Scope::Anywhere,
+        check: |name, text| switch(name, text).map(drop),
+    },
 ];
 
 /// What a request does when the lock is not obtained in time.
@@ -98,6 +153,8 @@ pub(crate) struct Config {
     pub(crate) on_lock_timeout: OnLockTimeout,
     pub(crate) on_write_failure: OnWriteFailure,
     pub(crate) detect: bool,
+    /// A native handler's; ours has none of its own.
+    pub(crate) compression: Compression,
     pub(crate) store: Settings,
 }
 
@@ -119,6 +176,7 @@ impl Config {
             on_lock_timeout: word("cloakroom.on_lock_timeout", &value("cloakroom.on_lock_timeout"))?,
             on_write_failure: word("cloakroom.on_write_failure", &value("cloakroom.on_write_failure"))?,
             detect: switch("cloakroom.detect", &value("cloakroom.detect"))?,
+            compression: Compression::None,
             store: Settings {
                 lease,
                 lease_max,
@@ -246,8 +304,9 @@ mod tests {
         let documented: Vec<(&str, &str)> = readme
             .lines()
             .filter_map(|line| {
-                let mut cells = line.strip_prefix("| `cloakroom.")?.split('`');
-                Some((cells.next()?, cells.nth(1)?))
+                let (name, rest) = line.strip_prefix("| `cloakroom.")?.split_once("` | ")?;
+                let default = rest.split(" |").next()?.trim_matches('`');
+                Some((name, if default == "empty" { "" } else { default }))
             })
             .collect();
         let settings: Vec<(&str, &str)> = SETTINGS

@@ -3,6 +3,8 @@
 //! PHP calls [`ffi`], which holds all `unsafe` code and nothing else; it calls its safe twin [`handler`], which gives
 //! PHP's session callbacks their meaning for a [`cloakroom::Store`].
 
+mod connected;
+mod drop_in;
 #[allow(unsafe_code)]
 mod ffi;
 mod handler;

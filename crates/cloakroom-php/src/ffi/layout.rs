@@ -62,7 +62,9 @@ fn assertions() -> String {
         ("IS_STRING", u32::from(Zval::STRING)),
         ("IS_ARRAY", u32::from(Zval::ARRAY)),
         ("IS_ARRAY_EX", Zval::ARRAY_OWNED),
+        ("IS_PTR", u32::from(Zval::POINTER)),
         ("ZEND_INI_ALL", u32::from(INI_ALL)),
+        ("ZEND_INI_SYSTEM", u32::from(INI_SYSTEM)),
         ("MAY_BE_ARRAY", STATUS_ARGUMENTS.0[0].kind.mask),
         ("sizeof(zend_long)", size_of::<i64>() as u32),
     ] {
@@ -86,6 +88,8 @@ fn assertions() -> String {
           void (*warn)(const char *, int, const char *, ...) = php_error_docref;\n\
           zend_object *(*throw)(zend_class_entry *, const char *, zend_long) = zend_throw_exception;\n\
           zend_class_entry **exception = &spl_ce_RuntimeException;\n\
+          HashTable *modules = &module_registry;\n\
+          zend_string *(*characters)[256] = &zend_one_char_string;\n\
           void (*row)(int, ...) = php_info_print_table_row;\n\
           const char *(*temporary)(void) = php_get_temporary_directory;\n\
           char *(*environment)(const char *, size_t) = sapi_getenv;\n\

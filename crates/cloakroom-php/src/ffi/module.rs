@@ -8,9 +8,12 @@ use std::sync::OnceLock;
 use cloakroom::{Environment, Error, ErrorKind, Result};
 
 use super::php::*;
-use super::settings::{ini, ini_definitions};
-use super::{ENVIRONMENT, SAVE_HANDLER, count_fork, finish, open_handler, with_handler};
-use crate::report::{StatusArray, Text, rows};
+use super::settings::{Extension, ini, register_native, register_own};
+use super::{
+    ENVIRONMENT, NATIVE_HANDLERS, SAVE_HANDLER, count_fork, finish, open_handler, warn, with_handler,
+};
+use crate::drop_in::{self, NATIVES, Native};
+use crate::report::{StatusArray, Text, message, rows};
 
 /// The address by which PHP finds the extension.
 #[unsafe(no_mangle)]
@@ -27,13 +30,72 @@ extern "C" fn module_startup(_kind: c_int, module_number: c_int) -> c_int {
         return finish(Err(Error::new(ErrorKind::Config, "PHP's session extension is not loaded")
             .hint("load it before cloakroom: extension=session")));
     };
-    // SAFETY: the definitions and the save handler are 'static and end as PHP expects.
-    unsafe {
-        if zend_register_ini_entries(ini_definitions(), module_number) != SUCCESS {
-            return FAILURE;
-        }
-        (functions.register_module)(&raw const SAVE_HANDLER)
+    if register_own(module_number) != SUCCESS {
+        return FAILURE;
     }
+    // SAFETY: the save handler is 'static.
+    if unsafe { (functions.register_module)(&raw const SAVE_HANDLER) } != SUCCESS {
+        return FAILURE;
+    }
+    stand_in(functions, module_number);
+    SUCCESS
+}
+
+/// Registers the handlers that Cloakroom stands in for; what cannot be is a warning, and the native handler's.
+fn stand_in(functions: &SessionFunctions, module_number: c_int) {
+    let (wanted, refused) = drop_in::named(&ini("cloakroom.drop_in"));
+    let mut stands_in: Vec<&Native> = Vec::new();
+    let mut seen = Vec::new();
+    let mut problems: Vec<Error> = refused.into_iter().collect();
+    for index in wanted {
+        let native = &NATIVES[index];
+        let first = !seen.contains(&native.extension);
+        match Extension::of(native) {
+            Extension::Started => {
+                if first {
+                    problems.push(started_before(native));
+                }
+            }
+            state => {
+                if state == Extension::Absent && first {
+                    register_native(native, module_number);
+                }
+                // SAFETY: the save handlers are 'static.
+                if unsafe { (functions.register_module)(&raw const NATIVE_HANDLERS[index]) } != SUCCESS {
+                    let what = format!("PHP has no room for the save handler {}", native.name());
+                    problems.push(
+                        Error::new(ErrorKind::Config, what).hint("load fewer extensions with save handlers"),
+                    );
+                } else {
+                    stands_in.push(native);
+                }
+            }
+        }
+        seen.push(native.extension);
+    }
+    let _ = STANDS_IN.set(stands_in);
+    // Leaked: nothing that needs dropping may be alive when PHP warns.
+    let texts: &[_] = problems.iter().map(message).collect::<Vec<_>>().leak();
+    drop(problems);
+    for text in texts {
+        warn(*text);
+    }
+}
+
+/// The native handlers whose names Cloakroom has.
+static STANDS_IN: OnceLock<Vec<&Native>> = OnceLock::new();
+
+fn started_before(native: &Native) -> Error {
+    let extension = native.extension.to_string_lossy();
+    let what = format!(
+        "cloakroom.drop_in has no effect on {}: PHP loads the extension {extension} before cloakroom, and takes the \
+         first save handler of a name",
+        native.name()
+    );
+    Error::new(ErrorKind::Config, what).hint(format!(
+        "put extension=cloakroom before extension={extension}: in a file that sorts first, 10-cloakroom.ini before \
+         20-{extension}.ini"
+    ))
 }
 
 extern "C" fn module_shutdown(_kind: c_int, module_number: c_int) -> c_int {
@@ -66,10 +128,14 @@ extern "C" fn info(module: *mut ModuleEntry) {
         });
         status.ok()
     };
+    let names = {
+        let natives = STANDS_IN.get().into_iter().flatten().map(|native| native.name());
+        Text::<128>::new(["cloakroom"].into_iter().chain(natives).collect::<Vec<_>>().join(", "))
+    };
     // SAFETY: the variadic functions get as many NUL-terminated strings as they are told; the module is ours.
     unsafe {
         php_info_print_table_start();
-        php_info_print_table_row(2, c"Cloakroom save handler".as_ptr(), c"cloakroom".as_ptr());
+        php_info_print_table_row(2, c"Cloakroom save handlers".as_ptr(), names.as_ptr());
         if let Some(rows) = rows {
             for (name, value) in rows {
                 let name = Text::<64>::new(name);
@@ -84,7 +150,12 @@ extern "C" fn info(module: *mut ModuleEntry) {
 fn open_if_closed() -> Result<()> {
     match with_handler(|handler| Ok(handler.status().store.is_some()))? {
         true => Ok(()),
-        false => open_handler(&ini("session.save_path")),
+        false => {
+            let name = ini("session.save_handler");
+            let mut natives = STANDS_IN.get().into_iter().flatten().copied();
+            let native = natives.find(|native| native.name().eq_ignore_ascii_case(&name));
+            open_handler(&ini("session.save_path"), native)
+        }
     }
 }
 

@@ -8,6 +8,8 @@ pub(super) const FAILURE: c_int = -1;
 
 /// `PHP_INI_ALL`
 pub(super) const INI_ALL: u8 = 7;
+/// `PHP_INI_SYSTEM`
+pub(super) const INI_SYSTEM: u8 = 4;
 
 /// `zend_string`
 #[repr(C)]
@@ -52,6 +54,7 @@ pub(super) union ZvalValue {
     pub(super) long: i64,
     pub(super) string: *mut ZendString,
     pub(super) array: *mut ZendArray,
+    pub(super) pointer: *mut c_void,
 }
 
 impl Zval {
@@ -60,6 +63,7 @@ impl Zval {
     pub(super) const LONG: u8 = 4;
     pub(super) const STRING: u8 = 6;
     pub(super) const ARRAY: u8 = 7;
+    pub(super) const POINTER: u8 = 13;
     /// `IS_ARRAY_EX`: an array that is counted and may be collected.
     pub(super) const ARRAY_OWNED: u32 = 7 | 1 << 8 | 2 << 8;
 
@@ -70,6 +74,11 @@ impl Zval {
     pub(super) fn array(&self) -> Option<*const ZendArray> {
         // SAFETY: the type says which member of the union is set.
         (self.kind() == Self::ARRAY).then(|| unsafe { self.value.array.cast_const() })
+    }
+
+    pub(super) fn pointer(&self) -> Option<*const c_void> {
+        // SAFETY: as above.
+        (self.kind() == Self::POINTER).then(|| unsafe { self.value.pointer.cast_const() })
     }
 
     pub(super) fn string(&self) -> Option<&[u8]> {
@@ -190,11 +199,13 @@ pub(super) struct IniEntry {
 
 pub(super) type Data = *mut *mut c_void;
 
+pub(super) type OpenCallback = extern "C" fn(Data, *const c_char, *const c_char) -> c_int;
+
 /// `ps_module`
 #[repr(C)]
 pub(super) struct SaveHandler {
     pub(super) name: *const c_char,
-    pub(super) open: extern "C" fn(Data, *const c_char, *const c_char) -> c_int,
+    pub(super) open: OpenCallback,
     pub(super) close: extern "C" fn(Data) -> c_int,
     pub(super) read: extern "C" fn(Data, *mut ZendString, *mut *mut ZendString, i64) -> c_int,
     pub(super) write: extern "C" fn(Data, *mut ZendString, *mut ZendString, i64) -> c_int,
@@ -230,6 +241,8 @@ unsafe extern "C" {
     pub(super) fn php_error_docref(docref: *const c_char, kind: c_int, format: *const c_char, ...);
     pub(super) fn zend_throw_exception(class: *mut c_void, message: *const c_char, code: i64) -> *mut c_void;
     pub(super) static spl_ce_RuntimeException: *mut c_void;
+    pub(super) static module_registry: ZendArray;
+    pub(super) static zend_one_char_string: [*mut ZendString; 256];
 
     pub(super) fn php_info_print_table_start();
     pub(super) fn php_info_print_table_row(columns: c_int, ...);

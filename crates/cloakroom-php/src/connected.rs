@@ -1,0 +1,149 @@
+//! The stores that one worker keeps connections to: usually one, several where scripts use several.
+
+use cloakroom::{
+    Counters, Environment, Error, ErrorKind, Result, SavePath, Settings, Store, StoreUrl, detect, stores,
+};
+
+use crate::drop_in::Native;
+use crate::handler::SavePathSetting;
+use crate::ini::Config;
+
+/// How many are kept; those that were not used for longest go first.
+const KEPT: usize = 4;
+
+/// The stores used so far, the current one last.
+pub(crate) struct Connected {
+    environment: &'static Environment,
+    stores: Vec<Connection>,
+    /// What the stores did that are no longer among them.
+    retired: Counters,
+}
+
+/// A store and the settings that led to it.
+struct Connection {
+    setting: String,
+    native: Option<&'static Native>,
+    settings: Settings,
+    name: String,
+    detected: Option<String>,
+    /// It refused the credentials: the next request reads them again.
+    refused: bool,
+    store: Box<dyn Store>,
+}
+
+impl Connected {
+    pub(crate) fn new(environment: &'static Environment) -> Self {
+        Connected { environment, stores: Vec::new(), retired: Counters::default() }
+    }
+
+    /// Whether these settings lead to the current store.
+    pub(crate) fn is_current(&self, save_path: &SavePathSetting<'_>, config: &Config) -> bool {
+        self.stores.last().is_some_and(|connection| connection.is_for(save_path, config))
+    }
+
+    /// Makes the store current that these settings lead to.
+    pub(crate) fn choose(&mut self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<()> {
+        if let Some(index) = self.stores.iter().position(|connection| connection.is_for(save_path, config)) {
+            let connection = self.stores.remove(index);
+            self.stores.push(connection);
+            return Ok(());
+        }
+        let (url, detected) = self.locate(save_path, config)?;
+        let name = url.to_string();
+        let store = stores::open(&url, config.store.clone())?;
+        if self.stores.len() == KEPT {
+            self.retired = self.retired + self.stores.remove(0).store.counters();
+        }
+        self.stores.push(Connection {
+            setting: save_path.text.to_owned(),
+            native: save_path.native,
+            settings: config.store.clone(),
+            name,
+            detected,
+            refused: false,
+            store,
+        });
+        Ok(())
+    }
+
+    /// The current store.
+    pub(crate) fn store(&mut self) -> Result<&mut dyn Store> {
+        match self.stores.last_mut() {
+            Some(connection) => Ok(connection.store.as_mut()),
+            None => Err(Error::new(ErrorKind::Bug, "PHP used the session before it opened it")),
+        }
+    }
+
+    /// The current store, if there is one, without its connection.
+    pub(crate) fn peek(&self) -> Option<&dyn Store> {
+        self.stores.last().map(|connection| &*connection.store)
+    }
+
+    /// The masked URL of the current store.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.stores.last().map(|connection| connection.name.as_str())
+    }
+
+    /// Why the current store was chosen, where nothing named it.
+    pub(crate) fn detected(&self) -> Option<&str> {
+        self.stores.last().and_then(|connection| connection.detected.as_deref())
+    }
+
+    /// What all of them have done.
+    pub(crate) fn counters(&self) -> Counters {
+        self.stores.iter().fold(self.retired, |sum, connection| sum + connection.store.counters())
+    }
+
+    /// Names the current store in the error, and remembers that it refused the credentials.
+    pub(crate) fn failed(&mut self, error: Error) -> Error {
+        let Some(connection) = self.stores.last_mut() else { return error };
+        connection.refused |= error.kind() == ErrorKind::Auth;
+        error.on(connection.name.as_str())
+    }
+
+    /// Ends all connections, and begins to count anew.
+    pub(crate) fn clear(&mut self) {
+        self.stores.clear();
+        self.retired = Counters::default();
+    }
+
+    fn locate(&self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<(StoreUrl, Option<String>)> {
+        let text = save_path.text;
+        let inherited = detect::DISTRIBUTION_DIRECTORIES.contains(&text) && !(save_path.is_configured)();
+        let directory = if inherited { text.to_owned() } else { (save_path.temporary_directory)() };
+        let parsed = match save_path.native {
+            _ if inherited => SavePath::Detect,
+            Some(native) => (native.parse)(text, self.environment)?,
+            None => SavePath::parse(text, self.environment)?,
+        };
+        let (url, because) = match parsed {
+            SavePath::Store(url) => (url, None),
+            SavePath::Detect if config.detect => {
+                let detected = detect::detect(self.environment, &directory)?;
+                (detected.url, Some(detected.because))
+            }
+            SavePath::Detect => (StoreUrl::directory(&directory), None),
+        };
+        match save_path.native {
+            // Never another kind of store than the application asked for.
+            Some(native) if url.scheme == "file" => {
+                let name = native.name();
+                Err(Error::new(
+                    ErrorKind::Config,
+                    format!("session.save_path names no server, and session.save_handler is {name}"),
+                )
+                .hint("name the server, or set session.save_handler=cloakroom to use a directory"))
+            }
+            _ => Ok((url, because)),
+        }
+    }
+}
+
+impl Connection {
+    fn is_for(&self, save_path: &SavePathSetting<'_>, config: &Config) -> bool {
+        !self.refused
+            && self.setting == save_path.text
+            && self.native.map(Native::name) == save_path.native.map(Native::name)
+            && self.settings == config.store
+    }
+}
