@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use cloakroom::{
-    Access, Change, Deadline, Environment, Error, ErrorKind, Guarantees, Hold, Opened, Record, Result,
-    SavePath, SessionId, Settings, Store, StoreUrl, Unknown, detect, stores,
+    Access, Change, Deadline, Durability, Environment, Error, ErrorKind, Extent, Finding, Gravity,
+    Guarantees, Hold, Opened, Record, Result, SavePath, SessionId, Settings, Store, StoreUrl, Unknown,
+    detect, stores,
 };
 use serde_json::{Map, Value, json};
 
@@ -49,7 +50,26 @@ fn session_life(save_path: &str, report: &mut Report) -> Result<()> {
     if done.is_err() && first.began {
         first.clean_up();
     }
-    done
+    done?;
+    look_at_the_engine(&mut first, report)
+}
+
+/// How the engine is set up: what endangers sessions is said, and where locks cannot hold, nothing is fine.
+fn look_at_the_engine(worker: &mut Worker, report: &mut Report) -> Result<()> {
+    let findings = match worker.store.guarantees().survives_restart {
+        // It is configured nowhere else.
+        Durability::Survives => Vec::new(),
+        Durability::AsConfigured => {
+            report.step("look at its configuration", worker, |store| store.inspect(Extent::Whole, soon()))?
+        }
+    };
+    report.found(&findings);
+    match findings.into_iter().find(|finding| finding.gravity == Gravity::Unsafe) {
+        None => Ok(()),
+        Some(Finding { what, hint, place, .. }) => {
+            Err(Error::new(ErrorKind::Unsupported, what).on(place).hint(hint))
+        }
+    }
 }
 
 /// One of two workers that share a session.
@@ -182,6 +202,27 @@ impl Report {
             println!("  {name:<28} {milliseconds:>7.2} ms {exchanges:>10} {connects:>9}{failed}");
         }
         done
+    }
+
+    fn found(&mut self, findings: &[Finding]) {
+        let gravity = |finding: &Finding| match finding.gravity {
+            Gravity::Unsafe => "unsafe",
+            Gravity::Risk => "warning",
+            Gravity::Note => "note",
+        };
+        if self.json {
+            let findings = findings.iter().map(|finding| {
+                json!({
+                    "gravity": gravity(finding), "what": finding.what, "hint": finding.hint, "store": finding.place,
+                })
+            });
+            self.value.insert("findings".into(), findings.collect());
+            return;
+        }
+        // What is unsafe is the error at the end.
+        for finding in findings.iter().filter(|finding| finding.gravity != Gravity::Unsafe) {
+            println!("\n{}: {finding}", gravity(finding));
+        }
     }
 
     fn end(mut self, error: Option<&Error>) {

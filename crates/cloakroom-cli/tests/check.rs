@@ -8,6 +8,7 @@ use testbed::need::Need;
 use testbed::proxy::{Ending, Proxy};
 use testbed::redis::Redis;
 use testbed::suite::{case, run};
+use testbed::twemproxy::Twemproxy;
 
 fn main() {
     run(vec![
@@ -20,6 +21,14 @@ fn main() {
         case("json_says_the_same", &[], json_says_the_same),
         case("a_redis_server_is_fine_and_its_password_not_shown", &[Need::Redis], a_redis_server_is_fine),
         case("nothing_is_left_on_the_server", &[Need::Redis], nothing_is_left_on_the_server),
+        case("what_endangers_sessions_is_said", &[Need::Redis], what_endangers_sessions_is_said),
+        case("several_masters_are_a_problem", &[Need::Redis], several_masters_are_a_problem),
+        case(
+            "what_a_user_may_not_ask_for_is_said_and_no_problem",
+            &[Need::Redis],
+            what_a_user_may_not_ask_for_is_said_and_no_problem,
+        ),
+        case("a_proxy_that_hangs_up_is_said", &[Need::Redis, Need::Twemproxy], a_proxy_that_hangs_up_is_said),
         case("a_wrong_password_is_a_problem", &[Need::Redis], a_wrong_password_is_a_problem),
         case("a_server_that_is_down_is_a_problem", &[], a_server_that_is_down_is_a_problem),
         case("a_server_that_hangs_up_is_a_problem", &[Need::Redis], a_server_that_hangs_up_is_a_problem),
@@ -100,9 +109,14 @@ fn a_redis_server_is_fine() {
   lock and read it again             N ms          1         -
   delete and unlock                  N ms          1         -
   find nothing left                  N ms          2         -
+  look at its configuration          N ms          1         -
+
+warning: the server saves nothing (no RDB schedule, no AOF): a restart logs everybody out (store {}?auth=***)
+hint: set appendonly yes, or a schedule with save
 
 ok: the store keeps sessions, and locks them
 ",
+        redis.native(),
         redis.native()
     );
     Ran::of(&mut command).is(0, &expected, "");
@@ -112,6 +126,77 @@ fn nothing_is_left_on_the_server() {
     let redis = Redis::start();
     assert_eq!(check(&[&redis.url()]).code, Some(0));
     assert_eq!(redis.command(&["DBSIZE"]), "0");
+}
+
+/// The findings of a check that went well, each as gravity and text.
+#[track_caller]
+fn findings(save_path: &str) -> Vec<(String, String)> {
+    let ran = check(&["--json", save_path]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{report:#}");
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let findings = report["findings"].as_array().unwrap();
+    findings.iter().map(|finding| (text(&finding["gravity"]), text(&finding["what"]))).collect()
+}
+
+fn what_endangers_sessions_is_said() {
+    let redis = Redis::start();
+    let saves_nothing = (
+        "warning".to_owned(),
+        "the server saves nothing (no RDB schedule, no AOF): a restart logs everybody out".into(),
+    );
+    assert_eq!(findings(&redis.url()), std::slice::from_ref(&saves_nothing));
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        redis.command(&["CONFIG", "SET", "maxmemory-policy", policy, "maxmemory", "100mb"]);
+        let evicts =
+            format!("the server removes sessions when its memory is full (maxmemory-policy {policy})");
+        assert_eq!(findings(&redis.url()), [("warning".to_owned(), evicts), saves_nothing.clone()]);
+    }
+    redis.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    redis.command(&["CONFIG", "SET", "save", "3600 1"]);
+    assert_eq!(findings(&redis.url()), []);
+    redis.command(&["CONFIG", "SET", "save", "", "appendonly", "yes"]);
+    assert_eq!(findings(&redis.url()), []);
+    redis.command(&["CONFIG", "SET", "maxclients", "2"]);
+    let full = "the server has no room for more clients; connections are closed after each request";
+    assert_eq!(findings(&redis.url()), [("warning".to_owned(), full.to_owned())]);
+}
+
+/// Only a replica that takes writes is at hand; KeyDB and others are told by what they say, in a test of their own.
+fn several_masters_are_a_problem() {
+    let redis = Redis::with(&["--replica-read-only", "no"]);
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let ran = check(&[&redis.url()]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+    let error = format!(
+        "error: the server is a replica that takes writes: its primary overwrites them (store {})\n\
+         hint: name the primary in session.save_path\n",
+        redis.url()
+    );
+    assert_eq!(ran.stderr, error);
+}
+
+fn what_a_user_may_not_ask_for_is_said_and_no_problem() {
+    let redis = Redis::start();
+    redis.command(&["ACL", "SETUSER", "php", "on", ">pw", "~PHPREDIS_SESSION:*", "+@all", "-@dangerous"]);
+    let save_path = |query| format!("redis://{}?{query}", redis.address());
+    let refused = "the server does not answer INFO";
+    assert_eq!(findings(&save_path("user=php&auth=pw")), [("note".to_owned(), refused.to_owned())]);
+    redis.command(&["ACL", "SETUSER", "php", "+info"]);
+    let refused = "the server does not say whether it saves the sessions (CONFIG GET is refused)";
+    assert_eq!(findings(&save_path("user=php&auth=pw")), [("note".to_owned(), refused.to_owned())]);
+    // A user that nobody knows, as in the URLs of some platforms.
+    redis.command(&["CONFIG", "SET", "save", "3600 1", "requirepass", "pw"]);
+    let known = "the server does not know the user that the URL names; the password alone is accepted";
+    assert_eq!(findings(&save_path("user=h&auth=pw")), [("note".to_owned(), known.to_owned())]);
+}
+
+fn a_proxy_that_hangs_up_is_said() {
+    let redis = Redis::start();
+    let proxy = Twemproxy::before(&[&redis]);
+    let said = findings(&format!("tcp://{}", proxy.address()));
+    assert_eq!(said.len(), 1);
+    assert!(said[0].0 == "note" && said[0].1.contains("hung up on INFO"), "{said:?}");
 }
 
 fn a_wrong_password_is_a_problem() {

@@ -48,6 +48,16 @@ pub trait Store: Send {
     /// [`Error::outcome`] says whether the change may have been applied all the same.
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed>;
 
+    /// Asks the engine how it is set up, and says what endangers sessions there. It may ask for what the engine's user
+    /// has no right to know; that is a [`Finding`] too.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached.
+    fn inspect(&mut self, extent: Extent, by: Deadline) -> Result<Vec<Finding>> {
+        let _ = (extent, by);
+        Ok(Vec::new())
+    }
+
     /// Removes records that expired at least `lifetime` ago, and says how many. It may stop before the end at
     /// `by`; the next call goes on where this one stopped.
     ///
@@ -60,6 +70,45 @@ pub trait Store: Send {
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless [`Guarantees::listing`].
     fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()>;
+}
+
+/// Which servers [`Store::inspect`] asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Those that there is a connection to: a worker connects to none for this.
+    Connected,
+    /// All of them.
+    Whole,
+}
+
+/// What [`Store::inspect`] found, as `what (store where)` and a line with a hint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub gravity: Gravity,
+    /// What was found, in lower case.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+    /// The server, by its masked URL.
+    pub place: String,
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gravity {
+    /// Locks do not hold there: no session is safe.
+    Unsafe,
+    /// Sessions may get lost.
+    Risk,
+    /// Worth knowing for whoever looks at the set-up, and for no log of a worker.
+    Note,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (store {})\nhint: {}", self.what, self.place, self.hint)
+    }
 }
 
 /// How a session is opened.
@@ -369,6 +418,8 @@ pub struct Counters {
     /// Writes without a lock that undid what another request had written since the session was read, where the store
     /// tells.
     pub conflicts: u64,
+    /// Connections that the engine turned away because it had as many clients as it takes; each was tried again.
+    pub turned_away: u64,
 }
 
 impl Add for Counters {
@@ -383,6 +434,7 @@ impl Add for Counters {
             retries: self.retries + other.retries,
             lost_leases: self.lost_leases + other.lost_leases,
             conflicts: self.conflicts + other.conflicts,
+            turned_away: self.turned_away + other.turned_away,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Error replies of a real server: each names who must act.
 
+use std::sync::Barrier;
 use std::time::Duration;
 
-use cloakroom::{Access, Change, ErrorKind, Outcome};
+use cloakroom::{Access, Change, Committed, Deadline, ErrorKind, Extent, Outcome};
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
@@ -20,6 +21,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_replica_refuses_and_says_so", REDIS, a_replica_refuses_and_says_so),
         case("a_server_without_its_replicas_says_so", REDIS, a_server_without_its_replicas_says_so),
         case("a_server_with_too_many_clients_says_so", REDIS, a_server_with_too_many_clients_says_so),
+        case(
+            "workers_take_turns_where_clients_find_no_room",
+            REDIS,
+            workers_take_turns_where_clients_find_no_room,
+        ),
+        case("an_evicted_session_is_written_again", REDIS, an_evicted_session_is_written_again),
         case("a_busy_server_says_so", REDIS, a_busy_server_says_so),
         case(
             "a_database_that_does_not_exist_is_a_fault_of_the_url",
@@ -88,10 +95,85 @@ fn a_server_with_too_many_clients_says_so() {
     let (mut first, mut second) = (store(&redis.url()), store(&redis.url()));
     wait_until("the first is the only client", LIMIT, || first.exists(&id("abc"), soon()).is_ok());
     for access in [EXCLUSIVE, Access::ReadOnly] {
-        let error = second.open(&id("abc"), access, soon()).unwrap_err();
+        let briefly = Deadline::after(Duration::from_millis(200));
+        let error = second.open(&id("abc"), access, briefly).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
         assert!(error.to_string().contains("raise maxclients"), "{error}");
     }
+    assert!(second.counters().turned_away > 1);
+    // With time, it finds room as soon as there is some.
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| put(second.as_mut(), &id("abc"), b"n|i:1;"));
+        drop(first);
+        waiter.join().unwrap();
+    });
+}
+
+/// Eight workers, and a server that takes five.
+fn workers_take_turns_where_clients_find_no_room() {
+    let redis = Redis::start();
+    redis.command(&["CONFIG", "SET", "maxclients", "5"]);
+    let together = Barrier::new(8);
+    let worker = |number: usize| {
+        let mut store = store(&redis.url());
+        let session = id(&format!("session{number}"));
+        together.wait();
+        let mut warned = 0;
+        for round in 0..30 {
+            put(store.as_mut(), &session, format!("n|i:{round};").as_bytes());
+            assert!(read(store.as_mut(), &session).is_some());
+            if round == 0 {
+                let findings = store.inspect(Extent::Connected, soon()).unwrap();
+                warned += findings.iter().filter(|finding| finding.what.contains("no room")).count();
+            }
+        }
+        (warned, store.counters())
+    };
+    let done: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..8).map(|number| scope.spawn(move || worker(number))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let turned_away = done.iter().filter(|(_, counters)| counters.turned_away > 0).count();
+    println!(
+        "{turned_away} of 8 workers were turned away; warnings: {:?}",
+        done.iter().map(|(warned, _)| *warned).collect::<Vec<_>>()
+    );
+    assert!(done.iter().all(|(warned, counters)| *warned == 1 || counters.turned_away == 0));
+    for number in 0..8 {
+        assert_eq!(redis.command(&["GET", &key(&format!("session{number}"))]), "n|i:29;");
+    }
+}
+
+/// By a server that really evicts: it makes room for what is used, and the session is not.
+fn an_evicted_session_is_written_again() {
+    let redis = Redis::start();
+    let mut store = store(&redis.url());
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
+    let (record, hold) = lock(store.as_mut(), &id("abc"));
+    // The lock is used all the time, the session never again.
+    redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory-samples", "64"]);
+    let used: u64 = info(&redis, "used_memory").parse().unwrap();
+    redis.command(&["CONFIG", "SET", "maxmemory", &(used + 2_000_000).to_string()]);
+    let filling = "x".repeat(10_000);
+    let mut number = 0;
+    wait_until("the session is evicted", LIMIT, || {
+        redis.command(&["GET", &lock_key("abc")]);
+        redis.command(&["SET", &format!("filling{number}"), &filling]);
+        number += 1;
+        redis.command(&["EXISTS", &key("abc")]) == "0"
+    });
+    assert_eq!(redis.command(&["EXISTS", &lock_key("abc")]), "1");
+    let committed =
+        store.commit(&id("abc"), hold, Change::Touch(&record.unwrap(), LIFETIME), soon()).unwrap();
+    assert_eq!(committed, Committed::Rewritten);
+    assert_eq!(redis.command(&["GET", &key("abc")]), "n|i:1;");
+}
+
+/// A line of `INFO`.
+fn info(redis: &Redis, name: &str) -> String {
+    let info = redis.command(&["INFO"]);
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {info}")).trim().to_owned()
 }
 
 fn a_busy_server_says_so() {

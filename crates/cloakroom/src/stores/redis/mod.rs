@@ -23,6 +23,7 @@
 //! | [`commit`](Store::commit) | 1 | `EVALSHA commit`: compare the lock, `SET EX` / `EXPIRE` / `DEL`, pass the lock on |
 //! | `commit`, unlocked | 1 | `SET EX GET` (without `GET` before Redis 6.2) / `EXPIRE` / `DEL` |
 //! | renewal | 1 | `EVALSHA renew`, over a connection of its own |
+//! | [`inspect`](Store::inspect) | 1 for each server | `INFO`, `CONFIG GET save`, `CONFIG GET multi-master` |
 //! | [`list`](Store::list) | 1 for 500 keys | `SCAN MATCH <prefix>* TYPE string` |
 //!
 //! `EVALSHA` is followed by `EVAL` when the server does not know the script. The first exclusive open of a worker, and
@@ -41,12 +42,18 @@
 //! request that is not answered in time is not repeated, and its connection is dropped. A lock that such an open may
 //! have left behind is released at the next open, or ends with its lease.
 //!
+//! A server that has `maxclients` already turns new connections away: they are tried again every few milliseconds until
+//! the call's deadline. Where that happened, or `INFO` shows nine tenths of `maxclients` connected, connections are closed
+//! after each request for the next minute, so that others find room. (A server with TLS hangs up without a word in that
+//! case: the handshake fails.)
+//!
 //! # Native handlers
 //! phpredis asks for the lock every 2 to 20 ms and is never handed one. When its lock value was seen on a session, every
 //! fourth release leaves the lock free for 22 ms, and our waiters hold back; when it was not, a session whose lock passes
 //! from hand to hand without a pause gets such a gap after one second, and ever more rarely after that.
 
 mod commit;
+mod inspect;
 mod keys;
 mod member;
 mod options;
@@ -64,8 +71,8 @@ use std::time::Duration;
 
 use crate::net::{Dialer, Tls, TlsOptions};
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold, LockKind,
-    Opened, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
+    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding, Guarantees,
+    Hold, LockKind, Opened, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
 };
 
 use member::Member;
@@ -159,11 +166,28 @@ impl Store for Redis {
     }
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
-        self.member(id).open(id, access, by)
+        let member = self.member(id);
+        let opened = member.open(id, access, by);
+        if !matches!(&opened, Ok(Opened { hold: Hold::Lease(_) | Hold::Unlocked(_), .. })) {
+            // No commit follows.
+            member.reach.rest(by);
+        }
+        opened
     }
 
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
-        self.member(id).commit(id, hold, change, by)
+        let member = self.member(id);
+        let committed = member.commit(id, hold, change, by);
+        member.reach.rest(by);
+        committed
+    }
+
+    fn inspect(&mut self, extent: Extent, by: Deadline) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        for member in &mut self.members {
+            findings.extend(member.inspect(extent, by)?);
+        }
+        Ok(findings)
     }
 
     fn sweep(&mut self, _lifetime: Duration, _by: Deadline) -> Result<u64> {

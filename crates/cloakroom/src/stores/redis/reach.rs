@@ -135,6 +135,13 @@ impl Reach {
         }
     }
 
+    /// Ends a request; see [`Client::rest`].
+    pub(super) fn rest(&mut self, by: Deadline) {
+        match self {
+            Reach::Server(client) => client.rest(by),
+        }
+    }
+
     /// The failure as the user's error.
     pub(super) fn error(&self, failure: Failure) -> Error {
         match self {

@@ -72,6 +72,11 @@ impl Refusal {
             })
     }
 
+    /// Whether the server has as many clients as it takes.
+    pub(super) fn no_room(&self) -> bool {
+        self.text.to_ascii_lowercase().contains("max number of clients")
+    }
+
     /// Whether the user and the password are not known together, or the server knows no users at all (Redis 5).
     pub(super) fn about_credentials(&self) -> bool {
         let text = self.text.to_ascii_lowercase();

@@ -15,6 +15,9 @@ use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 /// A connection that was used this lately is taken to be open still.
 const IDLE: Duration = Duration::from_millis(5);
 
+/// How long connections are closed after each request once a server had no room for another client.
+const NO_ROOM: Duration = Duration::from_secs(60);
+
 /// Commands that go out in one write, and are answered by as many replies.
 #[derive(Clone, Default)]
 pub(super) struct Request {
@@ -104,6 +107,10 @@ pub(super) struct Client {
     password_alone: bool,
     /// Whether the last introduction failed by its user or password.
     user_refused: bool,
+    /// Whether the server had no room for the last connection.
+    turned_away: bool,
+    /// Until when connections are closed after each request, for others to find room.
+    closes_until: Option<Instant>,
     counters: Counters,
 }
 
@@ -130,6 +137,8 @@ impl Client {
             pid: 0,
             password_alone: false,
             user_refused: false,
+            turned_away: false,
+            closes_until: None,
             counters: Counters::default(),
         }
     }
@@ -145,6 +154,8 @@ impl Client {
             pid: 0,
             password_alone: self.password_alone,
             user_refused: false,
+            turned_away: false,
+            closes_until: None,
             counters: Counters::default(),
         }
     }
@@ -161,6 +172,27 @@ impl Client {
 
     /// One exchange that the server may take this much longer to answer.
     pub(super) fn ask_patiently(
+        &mut self,
+        request: &Request,
+        opening: Opening,
+        longer: Duration,
+        by: Deadline,
+    ) -> Result<Vec<Value>, Failure> {
+        // A server that has as many clients as it takes turns new ones away before it reads what they ask.
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let asked = self.introduced(request, opening, longer, by);
+            if !std::mem::take(&mut self.turned_away) || by.remaining() < pause {
+                return asked;
+            }
+            self.counters.turned_away += 1;
+            self.closes_until = Some(Instant::now() + NO_ROOM);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    fn introduced(
         &mut self,
         request: &Request,
         opening: Opening,
@@ -200,7 +232,9 @@ impl Client {
         if introduction.len() > 0 {
             match opening {
                 Opening::Before => {
-                    let replies = link.exchange(&introduction, by)?;
+                    let replies = link.exchange(&introduction, by);
+                    self.turned_away = refusal_in(&replies).is_some_and(|refusal| refusal.no_room());
+                    let replies = replies?;
                     self.check_introduction(&replies).map_err(Failure::Failed)?;
                 }
                 Opening::WithRequest => {
@@ -211,7 +245,11 @@ impl Client {
             }
         }
         self.counters.exchanges += 1;
-        let mut replies = match link.exchange(request, by) {
+        let answered = link.exchange(request, by);
+        if fresh {
+            self.turned_away = refusal_in(&answered).is_some_and(|refusal| refusal.no_room());
+        }
+        let mut replies = match answered {
             // A server that does not know us hangs up on requests of some size.
             Err(Failure::Refused(refusal)) if introduced > 0 => {
                 return Err(Failure::Failed(self.not_introduced(&refusal)));
@@ -226,6 +264,8 @@ impl Client {
         let refusal = replies.iter().find_map(refused);
         match refusal {
             Some(refusal) if refusal.elsewhere() => self.dialer.forget_addresses(),
+            // The server has hung up.
+            Some(refusal) if refusal.no_room() => {}
             _ => {
                 link.used = Instant::now();
                 self.link = Some(link);
@@ -241,6 +281,34 @@ impl Client {
         }
     }
 
+    /// Ends a request: the connection is closed where clients find no room at the server.
+    pub(super) fn rest(&mut self, by: Deadline) {
+        let Some(until) = self.closes_until else { return };
+        if Instant::now() >= until {
+            let clients =
+                self.ask(&Request::of(&[b"INFO", b"clients"]), Opening::WithRequest, by).and_then(one);
+            let clients = match clients {
+                Ok(Value::BulkString(info)) => clients_in(&String::from_utf8_lossy(&info)),
+                _ => None,
+            };
+            self.closes_until = None;
+            if !self.is_full_by(clients) {
+                return;
+            }
+        }
+        self.link = None;
+    }
+
+    /// Whether the server has as good as no room for more clients, by how many it has and takes.
+    pub(super) fn is_full_by(&mut self, clients: Option<(u64, u64)>) -> bool {
+        if let Some((connected, most)) = clients
+            && connected.saturating_mul(10) >= most.saturating_mul(9)
+        {
+            self.closes_until = Some(Instant::now() + NO_ROOM);
+        }
+        self.closes_until.is_some()
+    }
+
     /// Leaves the connection alone if another process opened it: a forked child has a copy of its parent's.
     pub(super) fn look_around(&mut self) {
         let pid = std::process::id();
@@ -253,6 +321,21 @@ impl Client {
     /// What it has done.
     pub(super) fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Its part of the URL with its secrets masked.
+    pub(super) fn shown(&self) -> &str {
+        &self.endpoint.shown
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// Whether the server does not know the user of the URL, but the password.
+    pub(super) fn password_alone(&self) -> bool {
+        self.password_alone
     }
 
     /// Counts an exchange that is asked for again.
@@ -323,6 +406,15 @@ impl Client {
     }
 }
 
+/// The first refusal among the answers.
+fn refusal_in(answers: &Result<Vec<Value>, Failure>) -> Option<Refusal> {
+    match answers {
+        Ok(replies) => replies.iter().find_map(refused),
+        Err(Failure::Refused(refusal)) => Some(refusal.clone()),
+        Err(_) => None,
+    }
+}
+
 fn refused(value: &Value) -> Option<Refusal> {
     match value {
         Value::ServerError(error) => Some(Refusal::of(error)),
@@ -336,6 +428,12 @@ pub(super) fn sound(value: Value) -> Result<Value, Failure> {
         Some(refusal) => Err(Failure::Refused(refusal)),
         None => Ok(value),
     }
+}
+
+/// How many clients are connected, and how many may be, as `INFO` says.
+pub(super) fn clients_in(info: &str) -> Option<(u64, u64)> {
+    let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some((number("connected_clients:")?, number("maxclients:")?))
 }
 
 /// The only reply of a request.
@@ -362,9 +460,17 @@ pub(super) fn number(value: Value) -> Result<i64, Failure> {
 
 impl Link {
     fn exchange(&mut self, request: &Request, by: Deadline) -> Result<Vec<Value>, Failure> {
-        self.conn.send(&request.bytes, by).map_err(broken)?;
+        let sent = self.conn.send(&request.bytes, by);
         let mut replies = Vec::with_capacity(request.len());
         let mut incoming = Incoming { conn: &mut self.conn, by, received: 0, failed: None };
+        if let Err(error) = sent {
+            // A server that hung up meanwhile may have said why.
+            let timely = error.kind() != Io::TimedOut;
+            return Err(match timely.then(|| self.parser.parse_value(&mut incoming)) {
+                Some(Ok(Value::ServerError(error))) => Failure::Refused(Refusal::of(&error)),
+                _ => broken(error),
+            });
+        }
         while replies.len() < request.len() {
             match self.parser.parse_value(&mut incoming) {
                 Ok(value) => replies.push(value),
