@@ -10,6 +10,7 @@
 //! | `redis:///socket?...`, `redis+unix:///socket?...`, `valkey+unix://` | Redis by its socket |
 //! | `redis+sentinel://user:password@h1:p1,h2:p2/master/db?...`, `rediss+sentinel://`, `valkey+sentinel://`, ... | what the sentinels say |
 //! | `redis+cluster://user:password@h1:p1,h2:p2?...`, `rediss+cluster://`, `valkey+cluster://`, ... | a cluster |
+//! | `seed[]=h1:p1&seed[]=h2:p2&timeout=2&...` | a cluster, as phpredis takes it |
 //! | `redis:?host[h1:p1]&host[h2]&...` with `redis_sentinel=master` or `redis_cluster=1`, `redis:?host[/socket]` | the same, as Symfony writes it |
 //!
 //! `rediss`, `valkeys` and their like speak TLS; `#insecure` at the end of such a URL is `verify_peer=0`. A list of
@@ -20,6 +21,7 @@
 //! that names the character it starts at.
 
 mod parse;
+mod seeds;
 mod symfony;
 
 use std::fmt;
@@ -165,6 +167,17 @@ impl Param {
             "1" | "true" | "on" | "yes" => Ok(true),
             "0" | "false" | "off" | "no" | "" => Ok(false),
             _ => Err(self.refused("1 or 0")),
+        }
+    }
+
+    /// Checks that the value is one of these words.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for any other.
+    pub fn one_of(&self, words: &[&str]) -> Result<()> {
+        match words.contains(&self.value.reveal()) {
+            true => Ok(()),
+            false => Err(self.refused(&format!("one of {}", words.join(", ")))),
         }
     }
 

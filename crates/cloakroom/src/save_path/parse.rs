@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use percent_encoding::percent_decode_str;
 
-use super::{Param, Server, StoreUrl, symfony, unset, wrong};
+use super::{Param, Server, StoreUrl, seeds, symfony, unset, wrong};
 use crate::{Environment, Error, ErrorKind, Result, Secret};
 
 /// How the part after a scheme is written.
@@ -32,6 +32,9 @@ pub(super) fn store_url(text: &str, environment: &Environment) -> Result<StoreUr
     let start = Cursor { text, at: 0, environment };
     if let Some(path) = directory(text) {
         return Ok(StoreUrl::directory(path));
+    }
+    if seeds::are_named_in(text) {
+        return seeds::understand(start.params()?);
     }
     if text.starts_with("PERSISTENT=") {
         return Err(memcached(0));

@@ -14,7 +14,22 @@ const STORES: &[(&[&str], Constructor)] = &[
     (&["file"], |url, settings| Ok(Box::new(files::Files::new(files::Options::parse(url)?, settings)))),
     #[cfg(feature = "redis")]
     (
-        &["tcp", "tls", "ssl", "unix", "redis", "rediss", "valkey", "valkeys", "redis+unix", "valkey+unix"],
+        &[
+            "tcp",
+            "tls",
+            "ssl",
+            "unix",
+            "redis",
+            "rediss",
+            "valkey",
+            "valkeys",
+            "redis+unix",
+            "valkey+unix",
+            "redis+cluster",
+            "rediss+cluster",
+            "valkey+cluster",
+            "valkeys+cluster",
+        ],
         |url, settings| Ok(Box::new(redis::Redis::new(redis::Options::parse(url)?, settings))),
     ),
 ];

@@ -1,7 +1,11 @@
 //! The stores that the cases run against.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use cloakroom::SessionId;
 use testbed::TempDir;
+use testbed::cluster::Cluster;
 use testbed::need::Need;
 use testbed::redis::{Program, Redis};
 use testbed::twemproxy::Twemproxy;
@@ -61,6 +65,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
             let save_path = format!("{}?cafile={}", redis.url(), redis.authority().display());
             Box::new(Server { redis, others: Vec::new(), save_path, _proxy: None })
         },
+        without: &[],
+    },
+    Entry {
+        name: "redis, cluster",
+        needs: &[Need::Redis],
+        example: "redis+cluster://h",
+        start: || Box::new(Clustered::new()),
         without: &[],
     },
     Entry {
@@ -126,6 +137,37 @@ impl Subject for Server {
         // What shows a worker that a proxy spreads keys is forgotten within a second.
         let routes = |key: &str| key.ends_with("_ROUTE");
         self.servers().all(|redis| redis.command(&["KEYS", "*"]).lines().all(routes))
+    }
+}
+
+/// A part of the sessions of a cluster: it takes two seconds to start, so that all cases share one.
+struct Clustered {
+    cluster: &'static Cluster,
+    prefix: String,
+}
+
+impl Clustered {
+    fn new() -> Clustered {
+        static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("{}:", CASES.fetch_add(1, Ordering::Relaxed));
+        Clustered { cluster: &CLUSTER, prefix }
+    }
+}
+
+impl Subject for Clustered {
+    fn save_path(&self) -> String {
+        format!("{}?prefix={}", self.cluster.url(), self.prefix)
+    }
+
+    fn evict(&self, id: &SessionId) {
+        let key = format!("{}{}", self.prefix, id.as_str());
+        assert_eq!(self.cluster.owner_of(&key).command(&["DEL", &key]), "1");
+    }
+
+    fn is_empty(&self) -> bool {
+        let keys = self.cluster.keys();
+        !keys.iter().any(|key| key.trim_start_matches('{').starts_with(&self.prefix))
     }
 }
 

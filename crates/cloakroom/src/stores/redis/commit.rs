@@ -10,15 +10,29 @@ use super::member::Member;
 use super::milliseconds;
 use super::queue::Queueing;
 use super::reach::{Again, Attempts};
-use super::scripts::{COMMIT, RENEW};
+use super::scripts::{COMMIT, Call, RENEW, Scope};
 use super::token::Token;
 use super::wire::{Failure, Opening, Request, number, one, stored};
-use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Renewal, Result, Seen};
+use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Record, Renewal, Result, Seen};
 
 /// What a lease holds.
 pub(super) struct Held {
     pub(super) keys: Keys,
     pub(super) token: Token,
+    pub(super) found: Found,
+}
+
+/// Whether there was a record under the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Record,
+    Nothing,
+}
+
+impl Found {
+    pub(super) fn of(record: Option<&Record>) -> Self {
+        if record.is_some() { Found::Record } else { Found::Nothing }
+    }
 }
 
 impl Member {
@@ -26,15 +40,9 @@ impl Member {
     ///
     /// An exchange that was cut is repeated once: the script compares the lock first, so a change that was applied
     /// already is not applied twice. Then the lock is gone, and the record shows what became of the first attempt.
-    pub(super) fn give_back(
-        &mut self,
-        keys: &Keys,
-        token: &Token,
-        change: Change<'_>,
-        by: Deadline,
-    ) -> Result<Committed> {
-        self.reach.look_alive(keys);
-        let (answer, again) = match self.commit_script(keys, token, change, by) {
+    pub(super) fn give_back(&mut self, held: &Held, change: Change<'_>, by: Deadline) -> Result<Committed> {
+        self.reach.look_alive(&held.keys);
+        let (answer, again) = match self.commit_script(held, change, by) {
             Ok(answer) => answer,
             Err(failed) => {
                 let (failure, sent) = *failed;
@@ -52,7 +60,7 @@ impl Member {
                 }
                 if refused && !matches!(change, Change::Keep) {
                     // The server answers: let the next request have the lock. Whether that works changes nothing.
-                    let _ = self.commit_script(keys, token, Change::Keep, by);
+                    let _ = self.commit_script(held, Change::Keep, by);
                 }
                 return Err(error);
             }
@@ -95,8 +103,7 @@ impl Member {
     /// been applied.
     fn commit_script(
         &mut self,
-        keys: &Keys,
-        token: &Token,
+        held: &Held,
         change: Change<'_>,
         by: Deadline,
     ) -> Result<(i64, Again), Box<(Failure, Again)>> {
@@ -108,16 +115,20 @@ impl Member {
         };
         let life = life.to_string();
         let mut attempts = Attempts::default();
+        let mut whole = true;
         loop {
-            let grant = match self.queueing {
-                Queueing::Try => 0,
-                _ => milliseconds(self.grant()),
+            let (scope, grant) = match (whole && self.queueing != Queueing::Try, change, held.found) {
+                (true, ..) => (Scope::Queue, milliseconds(self.grant())),
+                (false, Change::Keep, _) | (false, _, Found::Nothing) => (Scope::Lock, 0),
+                (false, _, Found::Record) => (Scope::Both, 0),
             };
             let grant = grant.to_string();
-            let arguments = [token.as_bytes(), what, life.as_bytes(), bytes, grant.as_bytes()];
-            let answer = self.reach.run(&COMMIT, keys, &arguments, Opening::Before, by).and_then(number);
-            match answer {
+            let arguments = [held.token.as_bytes(), what, life.as_bytes(), bytes, grant.as_bytes()];
+            let call = Call { script: &COMMIT, keys: &held.keys, scope, arguments: &arguments };
+            match self.reach.run(call, Opening::Before, by).and_then(number) {
                 Ok(answer) => return Ok((answer, attempts.again())),
+                // The script stopped at the first key that was not there, before it wrote.
+                Err(Failure::Refused(refusal)) if refusal.in_motion() && whole => whole = false,
                 Err(Failure::Refused(refusal))
                     if refusal.forbidden() && !refusal.about_scripts() && self.queueing != Queueing::Try =>
                 {
@@ -197,16 +208,15 @@ impl Member {
     }
 
     /// The lease for what was taken, and how to prolong it.
-    pub(super) fn lease(&self, keys: Keys, token: Token, lasts: Duration) -> (Lease, Renewal) {
-        let held = Arc::new(Held { keys, token });
+    pub(super) fn lease(&self, held: Held, lasts: Duration) -> (Lease, Renewal) {
+        let held = Arc::new(held);
         let mut reach = self.reach.another();
         let (lock, lease) = (Arc::clone(&held), self.settings.lease);
         let renew = move |by: Deadline| {
             let lease = milliseconds(lease).to_string();
             let arguments = [lock.token.as_bytes(), lease.as_bytes()];
-            let answer = reach.insist(by, |reach| {
-                reach.run(&RENEW, &lock.keys, &arguments, Opening::Before, by).and_then(number)
-            });
+            let call = Call { script: &RENEW, keys: &lock.keys, scope: Scope::Lock, arguments: &arguments };
+            let answer = reach.insist(by, |reach| reach.run(call, Opening::Before, by).and_then(number));
             match answer {
                 Ok((1, _)) => Ok(()),
                 Ok(_) => Err(reach.locate(Error::new(ErrorKind::LockLost, "the session's lock was lost"))),
@@ -218,20 +228,15 @@ impl Member {
 
     /// Releases a lock that an open may have left behind when it failed.
     pub(super) fn release_orphan(&mut self, by: Deadline) {
-        if let Some((keys, token)) = self.orphan.take() {
-            self.orphan = self.release_or_remember(keys, token, by);
+        if let Some(held) = self.orphan.take() {
+            self.orphan = self.release_or_remember(held, by);
         }
     }
 
     /// Releases a lock; what may still be ours comes back.
-    pub(super) fn release_or_remember(
-        &mut self,
-        keys: Keys,
-        token: Token,
-        by: Deadline,
-    ) -> Option<(Keys, Token)> {
-        match self.give_back(&keys, &token, Change::Keep, by) {
-            Err(error) if error.kind() != ErrorKind::LockLost => Some((keys, token)),
+    pub(super) fn release_or_remember(&mut self, held: Held, by: Deadline) -> Option<Held> {
+        match self.give_back(&held, Change::Keep, by) {
+            Err(error) if error.kind() != ErrorKind::LockLost => Some(held),
             _ => None,
         }
     }

@@ -15,7 +15,11 @@ impl Member {
     pub(super) fn inspect(&mut self, extent: Extent, by: Deadline) -> Result<Vec<Finding>> {
         self.reach.look_around();
         let mut findings = Vec::new();
-        for server in self.reach.servers() {
+        let servers = match extent {
+            Extent::Connected => self.reach.known(),
+            Extent::Whole => self.reach.servers(by)?,
+        };
+        for server in servers {
             if extent == Extent::Connected && !server.is_connected() {
                 // Closed for want of room, perhaps.
                 let mut said = Said::of(server);

@@ -1,5 +1,7 @@
 //! The names of a session's keys.
 
+use super::cluster::hash_tag;
+
 /// The two keys that every request needs; all others begin with the lock's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Keys {
@@ -12,6 +14,17 @@ impl Keys {
     pub(super) fn plain(session: Vec<u8>) -> Self {
         let lock = [&session, b"_LOCK".as_slice()].concat();
         Keys { session, lock }
+    }
+
+    /// In one hash slot of a cluster: the lock's tag is the session's key, unless that has a tag of its own.
+    pub(super) fn in_cluster(session: Vec<u8>) -> Self {
+        match hash_tag(&session) {
+            Some(_) => Keys::plain(session),
+            None => {
+                let lock = [b"{", session.as_slice(), b"}_LOCK"].concat();
+                Keys { session, lock }
+            }
+        }
     }
 
     /// The lock's key with this ending.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::LARGEST;
-use super::commit::{Held, seconds};
+use super::commit::{Found, Held, seconds};
 use super::keys::Keys;
 use super::options::Endpoint;
 use super::queue::{Queueing, Route, Taken};
@@ -33,7 +33,7 @@ pub(super) struct Member {
     /// Whether the open under way has met somebody.
     pub(super) waited_in_line: bool,
     /// A lock that a failed open may have taken.
-    pub(super) orphan: Option<(Keys, Token)>,
+    pub(super) orphan: Option<Held>,
     /// Whether a write is asked what it overwrote; until a server of before Redis 6.2 does not understand it.
     pub(super) asks_overwritten: bool,
     /// What was done, exchanges and connections left out.
@@ -134,26 +134,28 @@ impl Member {
         let Taken { record, lease } = match self.take(&keys, &token, wait, by) {
             Ok(taken) => taken,
             Err(error) => {
+                let held = Held { keys, token, found: Found::Nothing };
                 match (error.kind(), error.outcome()) {
                     // Somebody else's.
                     (ErrorKind::LockBusy, _) => {}
-                    (_, Outcome::Unknown) => self.orphan = Some((keys, token)),
+                    (_, Outcome::Unknown) => self.orphan = Some(held),
                     // Nothing was sent.
                     (ErrorKind::Unreachable | ErrorKind::Timeout, Outcome::Refused) => {}
                     // It was answered: the lock may be ours, and only the read refused.
-                    _ => self.orphan = self.release_or_remember(keys, token, by),
+                    _ => self.orphan = self.release_or_remember(held, by),
                 }
                 return Err(error);
             }
         };
+        let held = Held { keys, token, found: Found::of(record.as_ref()) };
         if record.is_none() && unknown == Unknown::Refuse {
-            if let Err(error) = self.give_back(&keys, &token, Change::Keep, by) {
-                self.orphan = Some((keys, token));
+            if let Err(error) = self.give_back(&held, Change::Keep, by) {
+                self.orphan = Some(held);
                 return Err(error);
             }
             return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
         }
-        let (lease, renewal) = self.lease(keys, token, lease);
+        let (lease, renewal) = self.lease(held, lease);
         Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
     }
 
@@ -170,7 +172,7 @@ impl Member {
             if let Hold::Lease(lease) = hold {
                 let held: Arc<Held> = lease.into_inner()?;
                 // The write is refused in any case.
-                let _ = self.give_back(&held.keys, &held.token, Change::Keep, by);
+                let _ = self.give_back(&held, Change::Keep, by);
             }
             return Err(self.locate(
                 Error::new(
@@ -185,7 +187,7 @@ impl Member {
             Hold::Lease(lease) => {
                 let held: Arc<Held> = lease.into_inner()?;
                 match held.keys == keys {
-                    true => self.give_back(&held.keys, &held.token, change, by),
+                    true => self.give_back(&held, change, by),
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
                 }
             }
@@ -201,7 +203,7 @@ impl Member {
     pub(super) fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<bool> {
         self.reach.look_around();
         let prefix = self.endpoint.prefix.clone();
-        for server in self.reach.servers() {
+        for server in self.reach.servers(by)? {
             if !scan(server, &prefix, each, by).map_err(|failure| server.error(failure))? {
                 return Ok(false);
             }

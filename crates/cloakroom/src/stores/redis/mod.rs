@@ -10,6 +10,8 @@
 //! | `<prefix><id>_LOCK_GRANT_<32 hex>` | a list: the lock and the record for this waiter (3 s) |
 //! | `<prefix><id>_LOCK_FOREIGN`, `_LOCK_FAIR`, `_LOCK_GAP` | a native handler was seen; whose turn it is; the lock is left free (60 s, 60 s, 22 ms) |
 //!
+//! In a cluster the lock is `{<prefix><id>}_LOCK`, in the session's hash slot, unless the prefix has a hash tag of its own.
+//!
 //! # What goes on the wire
 //! A new connection begins with `AUTH` and `SELECT` where the URL asks for them; nothing else is asked.
 //!
@@ -32,8 +34,9 @@
 //! locks elsewhere than sessions, and then all goes by scripts, which follow the session. (phpredis behind such a proxy
 //! has its locks where the proxy sends them, and shares none with Cloakroom.)
 //!
-//! The user needs these commands on `<prefix>*`: get, set, del, exists, expire, pexpire, evalsha, eval; for the queue
-//! also append, pttl, lindex, llen, lpop, lpos, lrange, lrem, rpush, blpop, time, hmget, hset, decr; for listing, scan. Where
+//! The user needs these commands on `<prefix>*` (in a cluster also on `{<prefix>*`): get, set, del, exists, expire, pexpire, evalsha, eval; for the queue
+//! also append, pttl, lindex, llen, lpop, lpos, lrange, lrem, rpush, blpop, time, hmget, hset, decr; for listing, scan; in a cluster,
+//! cluster|slots. Where
 //! those of the queue are refused (or a proxy hangs up on them), workers ask for the lock every 1 to 20 ms instead.
 //!
 //! # When the connection dies
@@ -47,11 +50,14 @@
 //! after each request for the next minute, so that others find room. (A server with TLS hangs up without a word in that
 //! case: the handshake fails.)
 //!
+//! In a cluster, whatever passes by itself is asked for again until the deadline: a slot that moves, a master that died.
+//!
 //! # Native handlers
 //! phpredis asks for the lock every 2 to 20 ms and is never handed one. When its lock value was seen on a session, every
 //! fourth release leaves the lock free for 22 ms, and our waiters hold back; when it was not, a session whose lock passes
 //! from hand to hand without a pause gets such a gap after one second, and ever more rarely after that.
 
+mod cluster;
 mod commit;
 mod inspect;
 mod keys;
@@ -75,7 +81,9 @@ use crate::{
     Hold, LockKind, Opened, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
 };
 
+use cluster::Cluster;
 use member::Member;
+use options::{Endpoint, Servers};
 pub use options::{Named, OPTIONS, Options};
 use reach::Reach;
 use wire::Client;
@@ -111,17 +119,24 @@ impl Redis {
             configurations.push((tls, Arc::clone(&made)));
             made
         };
-        let (shares, members) = options
-            .servers
-            .into_iter()
-            .map(|(weight, endpoint)| {
-                let endpoint = Arc::new(endpoint);
-                let tls = endpoint.tls.clone().map(&mut configured);
-                let dialer = Arc::new(Dialer::new(endpoint.address.clone(), tls));
-                let client = Client::new(Arc::clone(&endpoint), dialer, &settings);
-                (weight, Member::new(endpoint, Reach::Server(client), settings.clone()))
-            })
-            .unzip();
+        let (shares, members) = match options.servers {
+            Servers::Pool(servers) => servers
+                .into_iter()
+                .map(|(weight, endpoint)| {
+                    let endpoint = Arc::new(endpoint);
+                    let tls = endpoint.tls.clone().map(&mut configured);
+                    let dialer = Arc::new(Dialer::new(endpoint.address.clone(), tls));
+                    let client = Client::new(Arc::clone(&endpoint), dialer, &settings);
+                    (weight, Member::new(endpoint, Reach::Server(client), settings.clone()))
+                })
+                .unzip(),
+            Servers::Cluster { every, seeds } => {
+                let every: Arc<Endpoint> = Arc::from(every);
+                let tls = every.tls.clone().map(&mut configured);
+                let cluster = Cluster::new(Arc::clone(&every), &seeds, tls, settings.clone());
+                (vec![1], vec![Member::new(every, Reach::Cluster(cluster), settings)])
+            }
+        };
         Redis { shown: options.shown, shares, members }
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::cluster::hash_tag;
 use crate::net::{Address, Identity, TlsOptions};
 use crate::{Error, ErrorKind, Param, Result, Secret, Server, StoreUrl};
 
@@ -49,7 +50,7 @@ pub const OPTIONS: &[Named] = &[
         "prefix",
         &[],
         "text, may be empty",
-        "PHPREDIS_SESSION:",
+        "PHPREDIS_SESSION:, for clusters PHPREDIS_CLUSTER_SESSION:",
         "put before the session id to make the key",
     ),
     named("timeout", &[], "seconds above 0", "cloakroom.connect_timeout", "total time to connect"),
@@ -59,6 +60,13 @@ pub const OPTIONS: &[Named] = &[
         "seconds, 0 for the default",
         "cloakroom.timeout",
         "total time of one exchange",
+    ),
+    named(
+        "failover",
+        &[],
+        "none, error, distribute or distribute_slaves",
+        "none",
+        "accepted for clusters; sessions are read from masters, since replicas may lag behind",
     ),
     named("weight", &[], "a number above 0", "1", "the server's share of the sessions of a pool"),
     named(
@@ -159,14 +167,28 @@ const TLS: &[&str] = &[
 ];
 
 const PREFIX: &str = "PHPREDIS_SESSION:";
+const CLUSTER_PREFIX: &str = "PHPREDIS_CLUSTER_SESSION:";
 
 /// A Redis URL, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// The URL with its secrets masked.
     pub(super) shown: String,
-    /// The servers, each with its share of the sessions.
-    pub(super) servers: Vec<(u32, Endpoint)>,
+    pub(super) servers: Servers,
+}
+
+/// The servers of a URL, and how they share the sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Servers {
+    /// Each on its own, with its share.
+    Pool(Vec<(u32, Endpoint)>),
+    /// As the nodes of a cluster tell.
+    Cluster {
+        /// What holds for every node.
+        every: Box<Endpoint>,
+        /// The nodes to ask first.
+        seeds: Vec<Address>,
+    },
 }
 
 /// One server of the URL.
@@ -201,8 +223,18 @@ impl Options {
     /// # Errors
     /// [`ErrorKind::Config`] for an option that is unknown, repeated, contradictory or of another type.
     pub fn parse(url: &StoreUrl) -> Result<Self> {
-        let servers = url.servers.iter().map(|server| Endpoint::parse(url.scheme_of(server), server));
-        Ok(Options { shown: url.to_string(), servers: servers.collect::<Result<_>>()? })
+        let shown = url.to_string();
+        let endpoint = |server| Endpoint::parse(url.scheme_of(server), server);
+        let servers = match url.scheme.ends_with("+cluster") {
+            true => {
+                let (_, mut every) = endpoint(url.server())?;
+                every.shown.clone_from(&shown);
+                let seeds = url.servers.iter().map(|server| address(&url.scheme, server));
+                Servers::Cluster { every: Box::new(every), seeds: seeds.collect::<Result<_>>()? }
+            }
+            false => Servers::Pool(url.servers.iter().map(endpoint).collect::<Result<_>>()?),
+        };
+        Ok(Options { shown, servers })
     }
 }
 
@@ -211,7 +243,19 @@ impl Endpoint {
         let given = Given::collect(&server.params)?;
         let native = native(scheme);
         let address = address(scheme, server)?;
-        let encrypted = matches!(scheme, "tls" | "ssl" | "rediss" | "valkeys");
+        let encrypted =
+            matches!(scheme, "tls" | "ssl" | "rediss" | "valkeys" | "rediss+cluster" | "valkeys+cluster");
+        let clustered = scheme.ends_with("+cluster");
+        match (clustered, given.one("weight"), given.one("failover")) {
+            (true, Some(weight), _) => {
+                return Err(weight.refused("no value here: a cluster has shares of its own"));
+            }
+            (false, _, Some(failover)) => return Err(failover.refused("no value here: it is for clusters")),
+            (true, _, Some(failover)) => {
+                failover.one_of(&["none", "error", "distribute", "distribute_slaves"])?
+            }
+            _ => {}
+        }
 
         let weight = match given.one("weight") {
             Some(weight) => match weight.number("a number above 0")? {
@@ -231,7 +275,7 @@ impl Endpoint {
             tls: given.tls(encrypted)?,
             credentials: given.credentials(server, native)?,
             database: given.database(scheme, server)?,
-            prefix: given.one("prefix").map_or(PREFIX, |param| param.value.reveal()).to_owned(),
+            prefix: given.prefix(clustered)?,
             connect_timeout: given
                 .one("timeout")
                 .map(|param| seconds(param, "seconds above 0"))
@@ -388,7 +432,17 @@ impl<'a> Given<'a> {
             (Some((param, number)), Some(inside)) if number != inside => {
                 Err(param.refused("the number after the host, or none stands there"))
             }
+            (Some((param, 1..)), _) if scheme.ends_with("+cluster") => {
+                Err(param.refused("0: a cluster has no other database"))
+            }
             (Some((_, number)), _) => Ok(number),
+            (None, Some(1..)) if scheme.ends_with("+cluster") => Err(Error::new(
+                ErrorKind::Config,
+                format!(
+                    "session.save_path: \"/{path}\" after the hosts names a database, and a cluster has none"
+                ),
+            )
+            .hint("leave it out; the key prefix is prefix=")),
             (None, _) if native(scheme) => Ok(0),
             (None, Some(inside)) => Ok(inside),
             (None, None) if server.host.is_none() || path.is_empty() => Ok(0),
@@ -398,6 +452,18 @@ impl<'a> Given<'a> {
             )
             .hint("write /0, or leave it out; the key prefix is prefix=")),
         }
+    }
+
+    fn prefix(&self, clustered: bool) -> Result<String> {
+        let Some(param) = self.one("prefix") else {
+            return Ok(if clustered { CLUSTER_PREFIX } else { PREFIX }.to_owned());
+        };
+        let prefix = param.value.reveal();
+        // The lock's key has the session's in braces, which would then end too early.
+        if clustered && prefix.contains('}') && hash_tag(prefix.as_bytes()).is_none() {
+            return Err(param.refused("a } only behind a { and at least one character"));
+        }
+        Ok(prefix.to_owned())
     }
 
     fn tls(&self, encrypted: bool) -> Result<Option<TlsOptions>> {

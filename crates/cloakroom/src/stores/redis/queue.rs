@@ -15,9 +15,9 @@ use super::keys::Keys;
 use super::member::Member;
 use super::milliseconds;
 use super::pause::Pause;
-use super::reach::{Again, Attempts};
+use super::reach::{Again, Attempts, Reach};
 use super::reply::{Refusal, unexpected};
-use super::scripts::{ACQUIRE, Turn};
+use super::scripts::{ACQUIRE, Call, Scope, Turn};
 use super::token::Token;
 use super::wire::{Failure, Opening, Request, number, one, sound, stored};
 use crate::{Deadline, Error, ErrorKind, Record, Result};
@@ -88,6 +88,8 @@ enum Turned {
     Left,
     /// The server does not let us queue.
     NoQueue,
+    /// The slot of a cluster is being moved: the queue is in two places.
+    Moving,
 }
 
 /// Who tells a waiter that it is its turn.
@@ -114,7 +116,7 @@ impl Member {
     pub(super) fn take(&mut self, keys: &Keys, token: &Token, wait: Duration, by: Deadline) -> Result<Taken> {
         let crowded = self.crowded_until.is_some_and(|until| Instant::now() < until);
         if self.route == Route::Direct && !crowded {
-            if let Some(taken) = self.try_lock(keys, token, by)? {
+            if let Some(taken) = self.try_lock(keys, token, Again::No, by)? {
                 return Ok(taken);
             }
             if wait.is_zero() {
@@ -131,8 +133,8 @@ impl Member {
         result
     }
 
-    /// The usual way: nobody is there.
-    fn try_lock(&mut self, keys: &Keys, token: &Token, by: Deadline) -> Result<Option<Taken>> {
+    /// The usual way: nobody is there. `again` says whether the lock may be ours already.
+    fn try_lock(&mut self, keys: &Keys, token: &Token, again: Again, by: Deadline) -> Result<Option<Taken>> {
         let lease = milliseconds(self.settings.lease).to_string();
         let mut request =
             Request::of(&[b"SET", &keys.lock, token.as_bytes(), b"NX", b"PX", lease.as_bytes()])
@@ -143,37 +145,37 @@ impl Member {
         }
         let commands = request.len();
         let mut attempts = Attempts::default();
-        let replies = loop {
-            let failure = match self.reach.ask(keys, &request, Opening::WithRequest, by) {
-                Ok(replies) => break replies,
+        loop {
+            // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
+            if (again == Again::Yes || attempts.repeated() == Again::Yes) && request.len() == commands {
+                request = request.and(&[b"GET", &keys.lock]);
+            }
+            let replies = self.reach.ask(keys, &request, Opening::WithRequest, by);
+            let failure = match replies.and_then(|replies| self.tried(replies, commands, token)) {
+                Ok(taken) => return Ok(taken),
                 Err(failure) => failure,
             };
             if !self.reach.heal(&mut attempts, &failure, by) {
-                return Err(attempts.again().about(self.reach.error(failure)));
+                return Err(attempts.repeated().about(self.reach.error(failure)));
             }
-            // Perhaps the lock was taken. Then it is taken with our token, which the same question shows.
-            if attempts.again() == Again::Yes && request.len() == commands {
-                request = request.and(&[b"GET", &keys.lock]);
-            }
+        }
+    }
+
+    /// What the replies say; behind so many, there may be one about who has the lock.
+    fn tried(&self, replies: Vec<Value>, commands: usize, token: &Token) -> Result<Option<Taken>, Failure> {
+        let mut replies = replies.into_iter();
+        let (set, record) = (replies.next().unwrap_or_default(), replies.next().unwrap_or_default());
+        let holder = replies.nth(commands - 2).unwrap_or_default();
+        let taken = match sound(set)? {
+            Value::Okay => true,
+            Value::Nil => matches!(sound(holder)?, Value::BulkString(holder) if token.holds(&holder)),
+            other => return Err(Failure::Failed(unexpected(&other))),
         };
-        let taken = (|| {
-            let mut replies = replies.into_iter();
-            let mut next = || replies.next().unwrap_or_default();
-            let (set, record) = (next(), next());
-            let _prolonged = life.map(|_| next());
-            let holder = next();
-            let taken = match sound(set)? {
-                Value::Okay => true,
-                Value::Nil => matches!(holder, Value::BulkString(holder) if token.holds(&holder)),
-                other => return Err(Failure::Failed(unexpected(&other))),
-            };
-            // A read that fails under the lock is an error of the whole; the caller releases.
-            match taken {
-                true => Ok(Some(Taken { record: stored(record)?.map(Record), lease: self.settings.lease })),
-                false => Ok(None),
-            }
-        })();
-        taken.map_err(|failure| self.reach.error(failure))
+        // A read that fails under the lock is an error of the whole; the caller releases.
+        match taken {
+            true => Ok(Some(Taken { record: stored(record)?.map(Record), lease: self.settings.lease })),
+            false => Ok(None),
+        }
     }
 
     fn wait(
@@ -198,6 +200,19 @@ impl Member {
                 }
                 Turned::Wait { place, woken, ends } => (place, woken, ends),
                 Turned::NoQueue => break,
+                Turned::Moving => {
+                    if let Some(taken) = self.try_lock(keys, token, Again::Yes, by)? {
+                        self.leave_quietly(keys, token, by);
+                        return Ok(taken);
+                    }
+                    self.waited_in_line = true;
+                    let left = wait_by.remaining();
+                    if left.is_zero() {
+                        return Err(self.busy(wait));
+                    }
+                    std::thread::sleep(asking.next(0).min(left));
+                    continue;
+                }
                 Turned::Left => return Err(self.busy(wait)),
             };
             self.waited_in_line = true;
@@ -208,6 +223,11 @@ impl Member {
                 let grace = by.max(Deadline::after(LATE));
                 return match self.turn(keys, token, Turn::Leave, grace)? {
                     Turned::Taken(taken) => Ok(taken),
+                    Turned::Moving => {
+                        let taken = self.try_lock(keys, token, Again::Yes, grace)?;
+                        self.leave_quietly(keys, token, grace);
+                        taken.ok_or_else(|| self.busy(wait))
+                    }
                     _ => Err(self.busy(wait)),
                 };
             }
@@ -248,11 +268,18 @@ impl Member {
                 break;
             }
             std::thread::sleep(next);
-            if self.route != Route::Direct || self.try_lock(keys, token, by)?.is_some() {
+            if self.route != Route::Direct || self.try_lock(keys, token, Again::No, by)?.is_some() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Is no longer alive to those who hand over the lock: the queue itself cannot be reached as a whole.
+    fn leave_quietly(&mut self, keys: &Keys, token: &Token, by: Deadline) {
+        let mark = keys.beside(&format!("_WAIT_{}", token.digits()));
+        // Refused or not: the mark ends by itself.
+        let _ = self.reach.ask(keys, &Request::of(&[b"DEL", &mark]), Opening::Before, by);
     }
 
     /// Asks for the lock, or for a place in the queue.
@@ -266,9 +293,9 @@ impl Member {
             Turn::Join => "join",
             Turn::Leave => "leave",
         };
-        let routes = match self.route {
-            Route::Unknown => ROUTES,
-            Route::Direct | Route::ByScript => 0,
+        let routes = match (self.route, &self.reach) {
+            (Route::Unknown, Reach::Server(_)) => ROUTES,
+            _ => 0,
         };
         let numbers = [lease, milliseconds(MARK), u64::from(most), u64::from(routes)].map(|n| n.to_string());
         let [lease, mark, most, count] = &numbers;
@@ -286,11 +313,15 @@ impl Member {
         if routes > 0 {
             delete.insert(0, b"DEL");
         }
-        let answer = self
-            .reach
-            .insist(by, |reach| reach.run_and(&ACQUIRE, keys, &arguments, &delete, Opening::WithRequest, by));
+        let call = Call { script: &ACQUIRE, keys, scope: Scope::Queue, arguments: &arguments };
+        let answer =
+            self.reach.insist(by, |reach| match reach.run_and(call, &delete, Opening::WithRequest, by) {
+                Err(Failure::Refused(refusal)) if refusal.in_motion() => Ok(None),
+                answers => answers.map(Some),
+            });
         let (answer, found) = match answer {
-            Ok((answers, _)) => answers,
+            Ok((Some(answers), _)) => answers,
+            Ok((None, _)) => return Ok(Turned::Moving),
             Err(Failure::Refused(refusal)) if refusal.about_scripts() => {
                 let error = self.no_scripts(&refusal);
                 self.without_scripts = Some(refusal);
@@ -306,8 +337,11 @@ impl Member {
         let (turned, shared) = turned;
         if self.route == Route::Unknown {
             self.route = match found {
-                Some(Value::Int(found)) if found == i64::from(ROUTES) => Route::Direct,
-                _ => Route::ByScript,
+                Some(Value::Int(found)) if found != i64::from(routes) => Route::ByScript,
+                Some(Value::Int(_)) => Route::Direct,
+                // Of a cluster, all keys of a session are in one slot.
+                None => Route::Direct,
+                Some(_) => Route::ByScript,
             };
         }
         if shared {
@@ -337,7 +371,7 @@ impl Member {
                 self.queueing = Queueing::Ask;
                 Heard::Nothing
             }
-            Err(Failure::Cut(_)) => {
+            Err(Failure::Cut(_)) if matches!(self.reach, Reach::Server(_)) => {
                 // A proxy that does not know BLPOP hangs up: twice, and it is not asked again. A lock that was handed
                 // over on the dead connection is found by the next turn.
                 self.counted.retries += 1;
@@ -348,7 +382,11 @@ impl Member {
                 };
                 return Ok(Heard::Nothing);
             }
-            Err(failure) => return Err(self.reach.error(failure)),
+            // The next turn finds a lock that was handed over meanwhile.
+            Err(failure) => match self.reach.heal(&mut Attempts::default(), &failure, by) {
+                true => return Ok(Heard::Nothing),
+                false => return Err(self.reach.error(failure)),
+            },
         };
         if let Queueing::Listen { cuts } = &mut self.queueing {
             // It works here: a cut from now on is a fault of the network.
@@ -369,7 +407,7 @@ impl Member {
         let mut pause = Pause::new(token, 0);
         let mut told = Again::No;
         loop {
-            if let Some(taken) = self.try_lock(keys, token, by)? {
+            if let Some(taken) = self.try_lock(keys, token, Again::No, by)? {
                 return Ok(taken);
             }
             self.waited_in_line = true;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::cluster::{Asking, Cluster};
 use super::keys::Keys;
-use super::scripts::{By, Script};
+use super::scripts::{By, Call, Scope};
 use super::wire::{Client, Failure, Opening, Request, sound};
 use crate::{Counters, Deadline, Error, Result};
 
@@ -14,6 +15,8 @@ use crate::{Counters, Deadline, Error, Result};
 pub(super) enum Reach {
     /// One server at one address.
     Server(Client),
+    /// The nodes of a cluster.
+    Cluster(Cluster),
 }
 
 /// What became of an operation's attempts so far.
@@ -21,6 +24,8 @@ pub(super) enum Reach {
 pub(super) struct Attempts {
     /// Those whose connection ended before the answer.
     cuts: u32,
+    /// Those that were followed by another.
+    repeated: u32,
 }
 
 impl Attempts {
@@ -30,6 +35,27 @@ impl Attempts {
             0 => Again::No,
             _ => Again::Yes,
         }
+    }
+
+    /// Whether there was an earlier attempt at all: some part of it may have been carried out.
+    pub(super) fn repeated(&self) -> Again {
+        match self.cuts + self.repeated {
+            0 => Again::No,
+            _ => Again::Yes,
+        }
+    }
+
+    /// Lets a moment pass before the next attempt, unless it is the second; the answer is false when time is up.
+    pub(super) fn pause(&mut self, by: Deadline) -> bool {
+        const PAUSES: [u64; 6] = [0, 1, 2, 5, 10, 20];
+        let pause = PAUSES.get(self.repeated as usize).or(PAUSES.last()).copied().unwrap_or_default();
+        let pause = Duration::from_millis(pause);
+        self.repeated += 1;
+        if by.remaining() <= pause {
+            return false;
+        }
+        std::thread::sleep(pause);
+        true
     }
 }
 
@@ -55,6 +81,7 @@ impl Reach {
     pub(super) fn keys(&self, session: Vec<u8>) -> Keys {
         match self {
             Reach::Server(_) => Keys::plain(session),
+            Reach::Cluster(_) => Keys::in_cluster(session),
         }
     }
 
@@ -62,13 +89,23 @@ impl Reach {
     pub(super) fn another(&self) -> Reach {
         match self {
             Reach::Server(client) => Reach::Server(client.another()),
+            Reach::Cluster(cluster) => Reach::Cluster(cluster.another()),
         }
     }
 
     /// Every server that has sessions: together they have all of them.
-    pub(super) fn servers(&mut self) -> Vec<&mut Client> {
+    pub(super) fn servers(&mut self, by: Deadline) -> Result<Vec<&mut Client>> {
+        match self {
+            Reach::Server(client) => Ok(vec![client]),
+            Reach::Cluster(cluster) => cluster.masters(by),
+        }
+    }
+
+    /// Those of them that have been asked something.
+    pub(super) fn known(&mut self) -> Vec<&mut Client> {
         match self {
             Reach::Server(client) => vec![client],
+            Reach::Cluster(cluster) => cluster.known(),
         }
     }
 
@@ -76,6 +113,7 @@ impl Reach {
     pub(super) fn counters(&self) -> Counters {
         match self {
             Reach::Server(client) => client.counters(),
+            Reach::Cluster(cluster) => cluster.counters(),
         }
     }
 
@@ -87,25 +125,39 @@ impl Reach {
         opening: Opening,
         by: Deadline,
     ) -> Result<Vec<Value>, Failure> {
-        self.ask_patiently(keys, request, opening, Duration::ZERO, by)
+        self.ask_there(keys, request, opening, Asking::Follow, Duration::ZERO, by)
     }
 
-    /// One exchange that the server may take this much longer to answer.
+    /// One exchange that the server may take this much longer to answer. While the slot of a cluster is moved, it is
+    /// refused: who waits would wait at the wrong place.
     pub(super) fn ask_patiently(
         &mut self,
-        _keys: &Keys,
+        keys: &Keys,
         request: &Request,
         opening: Opening,
         longer: Duration,
         by: Deadline,
     ) -> Result<Vec<Value>, Failure> {
+        self.ask_there(keys, request, opening, Asking::Refuse, longer, by)
+    }
+
+    fn ask_there(
+        &mut self,
+        keys: &Keys,
+        request: &Request,
+        opening: Opening,
+        asking: Asking,
+        longer: Duration,
+        by: Deadline,
+    ) -> Result<Vec<Value>, Failure> {
         match self {
             Reach::Server(client) => client.ask_patiently(request, opening, longer, by),
+            Reach::Cluster(cluster) => cluster.ask_patiently(keys, request, opening, asking, longer, by),
         }
     }
 
     /// Whether another attempt makes sense after this failure; everything is ready for it then.
-    pub(super) fn heal(&mut self, attempts: &mut Attempts, failure: &Failure, _by: Deadline) -> bool {
+    pub(super) fn heal(&mut self, attempts: &mut Attempts, failure: &Failure, by: Deadline) -> bool {
         if let Failure::Cut(_) = failure {
             attempts.cuts += 1;
         }
@@ -118,13 +170,15 @@ impl Reach {
                 }
                 again
             }
+            Reach::Cluster(cluster) => cluster.heal(attempts, failure, by),
         }
     }
 
     /// Drops connections that died while they were idle: what is sent next is then known not to be lost with them.
-    pub(super) fn look_alive(&mut self, _keys: &Keys) {
+    pub(super) fn look_alive(&mut self, keys: &Keys) {
         match self {
             Reach::Server(client) => client.look_alive(),
+            Reach::Cluster(cluster) => cluster.look_alive(keys),
         }
     }
 
@@ -132,6 +186,7 @@ impl Reach {
     pub(super) fn look_around(&mut self) {
         match self {
             Reach::Server(client) => client.look_around(),
+            Reach::Cluster(cluster) => cluster.look_around(),
         }
     }
 
@@ -139,6 +194,7 @@ impl Reach {
     pub(super) fn rest(&mut self, by: Deadline) {
         match self {
             Reach::Server(client) => client.rest(by),
+            Reach::Cluster(cluster) => cluster.rest(by),
         }
     }
 
@@ -146,6 +202,7 @@ impl Reach {
     pub(super) fn error(&self, failure: Failure) -> Error {
         match self {
             Reach::Server(client) => client.error(failure),
+            Reach::Cluster(cluster) => cluster.error(failure),
         }
     }
 
@@ -153,6 +210,7 @@ impl Reach {
     pub(super) fn locate(&self, error: Error) -> Error {
         match self {
             Reach::Server(client) => client.locate(error),
+            Reach::Cluster(cluster) => cluster.locate(error),
         }
     }
 
@@ -185,33 +243,30 @@ impl Reach {
     }
 
     /// Runs a script, by its text where the server does not know its hash.
-    pub(super) fn run(
-        &mut self,
-        script: &Script,
-        keys: &Keys,
-        arguments: &[&[u8]],
-        opening: Opening,
-        by: Deadline,
-    ) -> Result<Value, Failure> {
-        self.run_and(script, keys, arguments, &[], opening, by).map(|(answer, _)| answer)
+    pub(super) fn run(&mut self, call: Call<'_>, opening: Opening, by: Deadline) -> Result<Value, Failure> {
+        self.run_and(call, &[], opening, by).map(|(answer, _)| answer)
     }
 
     /// Runs a script and, in the same write, another command, unless that is empty.
     pub(super) fn run_and(
         &mut self,
-        script: &Script,
-        keys: &Keys,
-        arguments: &[&[u8]],
+        mut call: Call<'_>,
         other: &[&[u8]],
         opening: Opening,
         by: Deadline,
     ) -> Result<(Value, Option<Value>), Failure> {
+        if let Reach::Server(_) = self {
+            // A proxy sends it where the session is.
+            call.scope = Scope::Both;
+        }
+        let asking = if call.scope == Scope::Queue { Asking::Refuse } else { Asking::Follow };
         let mut run = |called| {
-            let mut request = script.call(called, keys, arguments);
+            let mut request = call.request(called);
             if !other.is_empty() {
                 request.push(other, &[]);
             }
-            let mut replies = self.ask(keys, &request, opening, by)?.into_iter();
+            let replies = self.ask_there(call.keys, &request, opening, asking, Duration::ZERO, by)?;
+            let mut replies = replies.into_iter();
             Ok((sound(replies.next().unwrap_or_default())?, replies.next()))
         };
         match run(By::Hash) {

@@ -92,6 +92,32 @@ impl Refusal {
         self.forbidden() || text.contains("syntax error") || text.contains("wrong number of arguments")
     }
 
+    /// The node of a cluster that has the key, where this one says so.
+    pub(super) fn redirection(&self) -> Option<Redirection> {
+        let mut words = self.text.split(' ').skip(1);
+        let (slot, place) = (words.next()?.parse().ok()?, words.next()?);
+        let (host, port) = place.rsplit_once(':')?;
+        let (host, port) = (host.to_owned(), port.parse().ok()?);
+        match self.code.as_str() {
+            "MOVED" => Some(Redirection::Moved { slot, host, port }),
+            "ASK" => Some(Redirection::Ask { host, port }),
+            _ => None,
+        }
+    }
+
+    /// Whether the session's slot is being moved, and what a script works on may be in two places.
+    pub(super) fn in_motion(&self) -> bool {
+        matches!(self.code.as_str(), "ASK" | "TRYAGAIN")
+            || (self.code == "ERR" && self.text.contains("non local key"))
+    }
+
+    /// Whether a cluster answers so only for a while.
+    pub(super) fn passes_in_cluster(&self) -> bool {
+        self.in_motion()
+            || matches!(self.code.as_str(), "MOVED" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "UNBLOCKED")
+            || (self.code == "ERR" && self.text.contains("while the cluster is down"))
+    }
+
     /// Whether this server will not do for now, and another address of its name may.
     pub(super) fn elsewhere(&self) -> bool {
         matches!(self.code.as_str(), "READONLY" | "MASTERDOWN")
@@ -127,9 +153,17 @@ impl Refusal {
             "NOREPLICAS" => {
                 (ErrorKind::Unreachable, "too few replicas follow the server (min-replicas-to-write)")
             }
-            "MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT" | "TRYAGAIN" => (
-                ErrorKind::Unsupported,
-                "the server is part of a cluster; clusters come with a later version",
+            "MOVED" | "ASK" | "CROSSSLOT" => (
+                ErrorKind::Config,
+                "the server is part of a cluster: write redis+cluster:// in session.save_path",
+            ),
+            "CLUSTERDOWN" => (
+                ErrorKind::Unreachable,
+                "too few masters of the cluster are up, or a slot has none (redis-cli --cluster check)",
+            ),
+            _ if self.in_motion() => (
+                ErrorKind::Unreachable,
+                "the session's slot is being moved; if that was broken off, mend it (redis-cli --cluster fix)",
             ),
             "WRONGTYPE" => (
                 ErrorKind::Corrupt,
@@ -162,6 +196,15 @@ impl Refusal {
         };
         Error::new(kind, format!("the server answered: {}", self.text)).hint(hint)
     }
+}
+
+/// Where a node of a cluster sends its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Redirection {
+    /// The slot has another master.
+    Moved { slot: u16, host: String, port: u16 },
+    /// The slot is being moved, and its key, if there is one, has been.
+    Ask { host: String, port: u16 },
 }
 
 /// The error for an answer that is of another type than the command's.
@@ -209,7 +252,7 @@ mod tests {
             ("NOREPLICAS Not enough good replicas to write.", ErrorKind::Unreachable),
             ("ERR max number of clients reached", ErrorKind::Unreachable),
             ("ERR Connection refused", ErrorKind::Unreachable),
-            ("MOVED 12182 127.0.0.1:7001", ErrorKind::Unsupported),
+            ("MOVED 12182 127.0.0.1:7001", ErrorKind::Config),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", ErrorKind::Corrupt),
             ("ERR DB index is out of range", ErrorKind::Config),
             ("ERR Protocol error: invalid bulk length", ErrorKind::TooLarge),

@@ -20,16 +20,45 @@ impl Script {
     fn new(text: &'static str) -> Self {
         Script { text, hash: redis::Script::new(text).get_hash().to_owned() }
     }
+}
 
+/// What a script works on. A cluster lets a script run where it declares keys that are all there, and stops it at the
+/// first other key that is not, while their slot is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The session, its lock, and the keys beside it: only where all of them are, so not while their slot is moved. A
+    /// waiter's key that is made at the slot's new place would stop the one at its old place from being moved.
+    Queue,
+    /// The session and its lock, which are both there. A session that was written anew at the slot's new place would be
+    /// overwritten by the one that is still at the old place.
+    Both,
+    /// The lock, and a session that is nowhere.
+    Lock,
+}
+
+/// A script, and what it is run with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) script: &'a Script,
+    pub(super) keys: &'a Keys,
+    pub(super) scope: Scope,
+    pub(super) arguments: &'a [&'a [u8]],
+}
+
+impl Call<'_> {
     /// The request that runs it.
-    pub(super) fn call(&self, by: By, keys: &Keys, arguments: &[&[u8]]) -> Request {
+    pub(super) fn request(&self, by: By) -> Request {
         let (name, text): (&[u8], _) = match by {
-            By::Hash => (b"EVALSHA", self.hash.as_str()),
-            By::Text => (b"EVAL", self.text),
+            By::Hash => (b"EVALSHA", self.script.hash.as_str()),
+            By::Text => (b"EVAL", self.script.text),
         };
-        let (session, lock) = (keys.session.as_slice(), keys.lock.as_slice());
+        let (session, lock) = (self.keys.session.as_slice(), self.keys.lock.as_slice());
+        let called: &[&[u8]] = match self.scope {
+            Scope::Queue | Scope::Both => &[name, text.as_bytes(), b"2", session, lock, session, lock],
+            Scope::Lock => &[name, text.as_bytes(), b"1", lock, session, lock],
+        };
         let mut request = Request::default();
-        request.push(&[name, text.as_bytes(), b"2", session, lock, session, lock], arguments);
+        request.push(called, self.arguments);
         request
     }
 }
@@ -156,61 +185,69 @@ return {2, place, poll, ends, marked}
 /// (ms; 0 = leave the queue alone). Answers 1 done, 2 written again by a touch, 0 lock lost, -1 lock lost and yet the record is as asked; 10 more
 /// when a waiter got the lock, or a gap was left.
 ///
-/// A lock that is waited for ends with `*`, which spares the others a look at the queue. With waiters, the first
-/// reads come before the first write: a user without the right to the queue is refused before anything is done. A
-/// write that finds the memory full is the first write, so that it changes nothing.
+/// A lock that is waited for ends with `*`, which spares the others a look at the queue. With waiters, all reads come
+/// before the change: a user without the right to the queue is refused before anything is done, and so is who comes
+/// while the slot of a cluster is moved. That is what the unused `exists` is for. A write that finds the memory full
+/// is the first that matters, so that it changes nothing.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local session, lock = ARGV[1], ARGV[2]
 local held = redis.call('get', lock)
 local me, change = ARGV[3], ARGV[4]
-local queue, waiter
+local queue, fair, foreign = lock .. '_QUEUE', lock .. '_FAIR', lock .. '_FOREIGN'
+local function mark(waiter) return lock .. '_WAIT_' .. string.sub(waiter, 11, 42) end
+local waited, waiter, grant, granted, more, state, marked, record
 if held ~= me then
   if held ~= me .. '*' then
+    if change == 'K' then return -1 end
     local stored = redis.call('get', session)
-    if change == 'K' or (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[6]) then return -1 end
+    if (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[6]) then return -1 end
     return 0
   end
-  if ARGV[7] ~= '0' then
-    queue = lock .. '_QUEUE'
+  waited = ARGV[7] ~= '0'
+end
+
+if waited then
+  state = redis.call('hmget', fair, 'passed', 'due', 'step', 'last')
+  waiter = redis.call('lindex', queue, 0)
+  while waiter and redis.call('exists', mark(waiter)) == 0 do
+    redis.call('lpop', queue)
     waiter = redis.call('lindex', queue, 0)
   end
 end
+if waiter then
+  if redis.call('llen', queue) > 1 then more = '*' else more = '' end
+  marked = redis.call('exists', foreign) == 1
+  grant = lock .. '_GRANT_' .. string.sub(waiter, 11, 42)
+  granted = redis.call('exists', grant) == 1
+  redis.call('exists', lock .. '_GAP')
+  if change == 'K' then record = redis.call('get', session) end
+end
+
 local done = 1
 if change == 'W' then
   redis.call('set', session, ARGV[6], 'EX', ARGV[5])
+  record = ARGV[6]
 elseif change == 'T' then
   if redis.call('expire', session, ARGV[5]) == 0 then
     redis.call('set', session, ARGV[6], 'EX', ARGV[5])
     done = 2
   end
+  if waiter then record = redis.call('get', session) end
 elseif change == 'D' then
   redis.call('del', session)
 end
 if not waiter then
   redis.call('del', lock)
+  if waited then redis.call('del', fair) end
   return done
 end
 
-local function mark(name) return lock .. '_WAIT_' .. string.sub(name, 11, 42) end
-while waiter and redis.call('exists', mark(waiter)) == 0 do
-  redis.call('lpop', queue)
-  waiter = redis.call('lindex', queue, 0)
-end
-local fair = lock .. '_FAIR'
-if not waiter then
-  redis.call('del', lock, fair)
-  return done
-end
-local grant = lock .. '_GRANT_' .. string.sub(waiter, 11, 42)
 local time = redis.call('time')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local state = redis.call('hmget', fair, 'passed', 'due', 'step', 'last')
 local passed, due, step = tonumber(state[1]) or 0, tonumber(state[2]), tonumber(state[3])
 if not due or now - (tonumber(state[4]) or 0) > 2000 then due, step = now + 1000, 4000 end
-local foreign = lock .. '_FOREIGN'
-local marked = redis.call('exists', foreign) == 1
 local gap
 if marked then gap = passed >= 3 else gap = now >= due end
 if gap then
@@ -223,16 +260,13 @@ if gap then
     due = now + step
     step = math.min(step * 4, 30000)
   end
-  if redis.call('exists', grant) == 0 then redis.call('rpush', grant, 'P') end
+  if not granted then redis.call('rpush', grant, 'P') end
   redis.call('pexpire', grant, 3000)
 else
   passed = passed + 1
   redis.call('lpop', queue)
-  local more = ''
-  if redis.call('exists', queue) == 1 then more = '*' end
   redis.call('set', lock, waiter .. more, 'PX', ARGV[7])
   redis.call('del', mark(waiter))
-  local record = redis.call('get', session)
   redis.call('rpush', grant, record and 'L' .. record or 'N')
   redis.call('pexpire', grant, ARGV[7])
 end

@@ -57,8 +57,21 @@ impl Request {
         self.ends.len()
     }
 
+    /// The first command alone.
+    pub(super) fn first(&self) -> Request {
+        let end = self.ends.first().copied().unwrap_or(0);
+        Request { bytes: self.bytes[..end].to_vec(), ends: self.ends.first().copied().into_iter().collect() }
+    }
+
+    /// The commands from this one on.
+    pub(super) fn from(&self, index: usize) -> Request {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let ends = self.ends[index..].iter().map(|end| end - start);
+        Request { bytes: self.bytes[start..].to_vec(), ends: ends.collect() }
+    }
+
     /// These commands after those of `first`.
-    fn after(&self, first: Request) -> Request {
+    pub(super) fn after(&self, first: Request) -> Request {
         let Request { mut bytes, mut ends } = first;
         let start = bytes.len();
         bytes.extend_from_slice(&self.bytes);
@@ -350,20 +363,7 @@ impl Client {
 
     /// The failure as the user's error.
     pub(super) fn error(&self, failure: Failure) -> Error {
-        let error = match failure {
-            Failure::Failed(error) => error,
-            Failure::Refused(refusal) => self.refusal(&refusal),
-            Failure::Cut(error) => Error::new(ErrorKind::Unreachable, "the server cut the connection")
-                .source(error)
-                .hint(match &self.endpoint.tls {
-                    Some(TlsOptions { identity: None, .. }) => {
-                        "see the server's log: it may want a client's certificate (local_cert=)"
-                    }
-                    _ => "see the server's log; a firewall or a proxy between may cut connections too",
-                })
-                .maybe_applied(),
-        };
-        self.locate(error)
+        error_on(&self.endpoint, failure)
     }
 
     /// The error with the store's name.
@@ -415,7 +415,25 @@ fn refusal_in(answers: &Result<Vec<Value>, Failure>) -> Option<Refusal> {
     }
 }
 
-fn refused(value: &Value) -> Option<Refusal> {
+/// The failure as the user's error.
+pub(super) fn error_on(endpoint: &Endpoint, failure: Failure) -> Error {
+    let error = match failure {
+        Failure::Failed(error) => error,
+        Failure::Refused(refusal) => refusal.error(endpoint.ignored_userinfo),
+        Failure::Cut(error) => Error::new(ErrorKind::Unreachable, "the server cut the connection")
+            .source(error)
+            .hint(match &endpoint.tls {
+                Some(TlsOptions { identity: None, .. }) => {
+                    "see the server's log: it may want a client's certificate (local_cert=)"
+                }
+                _ => "see the server's log; a firewall or a proxy between may cut connections too",
+            })
+            .maybe_applied(),
+    };
+    error.on(endpoint.shown.as_str())
+}
+
+pub(super) fn refused(value: &Value) -> Option<Refusal> {
     match value {
         Value::ServerError(error) => Some(Refusal::of(error)),
         _ => None,

@@ -3,7 +3,10 @@ use crate::{Environment, SavePath};
 
 fn parse(text: &str) -> Result<Endpoint> {
     match SavePath::parse(text, &Environment::default()).unwrap() {
-        SavePath::Store(url) => Ok(Options::parse(&url)?.servers.remove(0).1),
+        SavePath::Store(url) => match Options::parse(&url)?.servers {
+            Servers::Pool(mut servers) => Ok(servers.remove(0).1),
+            Servers::Cluster { every, .. } => Ok(*every),
+        },
         SavePath::Detect => panic!("{text} means detection"),
     }
 }
@@ -83,7 +86,7 @@ fn the_rest_is_read_with_its_defaults() {
 fn each_server_of_a_pool_has_its_own_options() {
     let list = "tcp://a?weight=2&auth=x&prefix=p, tls://b:1?database=3, unix:///run/r.sock";
     let SavePath::Store(url) = SavePath::parse(list, &Environment::default()).unwrap() else { panic!() };
-    let servers = Options::parse(&url).unwrap().servers;
+    let Servers::Pool(servers) = Options::parse(&url).unwrap().servers else { panic!() };
     let seen: Vec<_> = servers
         .iter()
         .map(|(weight, server)| (*weight, server.tls.is_some(), server.database, server.prefix.as_str()))
@@ -165,4 +168,77 @@ fn what_cannot_be_meant_is_refused_at_its_character() {
 fn no_secret_is_shown() {
     let shown = format!("{:?}", parse("redis://me:hunter2@h?password=hunter2").unwrap());
     assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_cluster_is_named_in_every_form() {
+    let seeds = |text: &str| match SavePath::parse(text, &Environment::default()).unwrap() {
+        SavePath::Store(url) => match Options::parse(&url).unwrap().servers {
+            Servers::Cluster { every, seeds } => (*every, seeds),
+            Servers::Pool(_) => panic!("{text} means a pool"),
+        },
+        SavePath::Detect => panic!("{text} means detection"),
+    };
+    let at = |host: &str, port| Address::Tcp { host: host.into(), port };
+    for text in [
+        "redis+cluster://me:pw@h1:7000,[::1]:7001?timeout=2",
+        "valkey+cluster://me:pw@h1:7000,[::1]:7001/0?timeout=2&database=0",
+        "redis://me:pw@?host[h1:7000]&host[[::1]:7001]&redis_cluster=1&timeout=2",
+        "seed[]=h1:7000&seed[]=[::1]:7001&timeout=2&auth[]=me&auth[]=pw",
+        "timeout=2&auth[user]=me&auth[pass]=pw&seed%5B0%5D=h1:7000&seed[1]=[::1]:7001&failover=distribute",
+    ] {
+        let (every, seeds) = seeds(text);
+        assert_eq!(seeds, [at("h1", 7000), at("::1", 7001)], "{text}");
+        assert_eq!(every.prefix, "PHPREDIS_CLUSTER_SESSION:", "{text}");
+        assert_eq!(every.connect_timeout, Some(Duration::from_secs(2)), "{text}");
+        let credentials = every.credentials.unwrap();
+        assert_eq!(
+            (credentials.user.as_deref(), credentials.password.reveal()),
+            (Some("me"), "pw"),
+            "{text}"
+        );
+        assert_eq!(every.tls, None, "{text}");
+        assert!(!every.shown.contains("pw") && every.shown.contains("h1:7000,[::1]:7001"), "{}", every.shown);
+    }
+    for text in [
+        "rediss+cluster://h1:7000?verify_peer=0",
+        "valkeys+cluster://h1:7000?verify_peer=0",
+        "rediss:?host[h1:7000]&redis_cluster=1&verify_peer=0",
+        "seed[]=h1:7000&stream[verify_peer]=0",
+        "seed[]=tls://h1:7000&verify_peer=0",
+    ] {
+        let (every, seeds) = seeds(text);
+        assert_eq!(
+            (every.tls.map(|tls| tls.verify_peer), seeds),
+            (Some(false), vec![at("h1", 7000)]),
+            "{text}"
+        );
+    }
+    assert_eq!(seeds("redis+cluster://h?prefix={s}:").0.prefix, "{s}:");
+}
+
+#[test]
+fn what_a_cluster_does_not_have_is_refused() {
+    for (text, said) in [
+        ("redis+cluster://h/3", "a cluster has none"),
+        ("redis+cluster://h?database=3", "a cluster has no other database"),
+        ("redis+cluster://h?weight=2", "a cluster has shares of its own"),
+        ("redis+cluster://h?prefix=a}b", "only behind a {"),
+        ("redis+cluster://h?prefix={}b", "only behind a {"),
+        ("redis+cluster://h?failover=sometimes", "one of none, error"),
+        ("redis://h?failover=none", "it is for clusters"),
+        ("seed[]=h:7000&stream[local_pk]=/x", "a certificate beside it"),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(said), "{text}: {error}");
+    }
+    let refused = |text: &str| SavePath::parse(text, &Environment::default()).unwrap_err().to_string();
+    for (text, said) in [
+        ("seed[]=h", "\"seed[]\" takes host:port (at character 1)"),
+        ("seed[]=h:7000&seed[]=h:x", "the port is not a number from 1 to 65535 (at character 24)"),
+        ("seed[]=unix:///s", "takes host:port, or tls://host:port"),
+        ("seed=", "takes host:port"),
+    ] {
+        assert!(refused(text).contains(said), "{text}: {}", refused(text));
+    }
 }
