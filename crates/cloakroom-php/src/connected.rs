@@ -1,7 +1,8 @@
 //! The stores that one worker keeps connections to: usually one, several where scripts use several.
 
 use cloakroom::{
-    Counters, Environment, Error, ErrorKind, Result, SavePath, Settings, Store, StoreUrl, detect, stores,
+    Counters, Deadline, Environment, Error, ErrorKind, Extent, Finding, Gravity, Result, SavePath, Settings,
+    Store, StoreUrl, detect, stores,
 };
 
 use crate::drop_in::Native;
@@ -28,6 +29,10 @@ struct Connection {
     detected: Option<String>,
     /// It refused the credentials: the next request reads them again.
     refused: bool,
+    /// How many connections it had turned away when it was inspected; `None` before that.
+    inspected: Option<u64>,
+    /// What was said of it already.
+    said: Vec<Finding>,
     store: Box<dyn Store>,
 }
 
@@ -61,6 +66,8 @@ impl Connected {
             name,
             detected,
             refused: false,
+            inspected: None,
+            said: Vec::new(),
             store,
         });
         Ok(())
@@ -99,6 +106,21 @@ impl Connected {
         let Some(connection) = self.stores.last_mut() else { return error };
         connection.refused |= error.kind() == ErrorKind::Auth;
         error.on(connection.name.as_str())
+    }
+
+    /// What endangers sessions in the current store and was not said before; looked for once, and once more when the
+    /// store first turns a connection away. An inspection that fails changes nothing, and is not repeated.
+    pub(crate) fn dangers(&mut self, by: Deadline) -> Vec<Finding> {
+        let Some(connection) = self.stores.last_mut() else { return Vec::new() };
+        let turned_away = connection.store.counters().turned_away;
+        if connection.inspected.is_some_and(|then| then > 0 || turned_away == 0) {
+            return Vec::new();
+        }
+        connection.inspected = Some(turned_away);
+        let mut found = connection.store.inspect(Extent::Connected, by).unwrap_or_default();
+        found.retain(|finding| finding.gravity != Gravity::Note && !connection.said.contains(finding));
+        connection.said.extend(found.iter().cloned());
+        found
     }
 
     /// Ends all connections, and begins to count anew.

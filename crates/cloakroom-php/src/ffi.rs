@@ -167,7 +167,17 @@ fn open_as(native: Option<&'static Native>, data: Data, save_path: *const c_char
 extern "C" fn s_close(data: *mut *mut c_void) -> c_int {
     // SAFETY: PHP passes the address of its own pointer.
     unsafe { *data = null_mut() };
-    finish(with_handler(Handler::close))
+    let closed = with_handler(Handler::close);
+    if closed.is_ok() {
+        // For the log alone: scripts may turn PHP's own notices into exceptions.
+        let text = with_handler(Handler::notice).ok().flatten().map(Text::<1024>::new);
+        if let Some(text) = text {
+            const LOG_NOTICE: c_int = 5;
+            // SAFETY: the text is NUL-terminated; PHP copies it.
+            unsafe { php_log_err_with_severity(text.as_ptr(), LOG_NOTICE) };
+        }
+    }
+    finish(closed)
 }
 
 extern "C" fn s_read(

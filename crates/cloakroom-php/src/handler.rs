@@ -94,6 +94,8 @@ pub(crate) struct Handler {
     deferred: Option<(SessionId, Error)>,
     renewer: Renewer,
     last_commit: LastCommit,
+    /// Whether this worker has served a request before this one.
+    serves_more: bool,
 }
 
 /// The session that this request has open.
@@ -136,6 +138,7 @@ impl Handler {
             deferred: None,
             renewer: Renewer::new(),
             last_commit: LastCommit::None,
+            serves_more: false,
         }
     }
 
@@ -266,8 +269,21 @@ impl Handler {
         }
     }
 
+    /// What the worker's log is to say of the store, once in its life: how it is set up endangers sessions. A script of
+    /// the command line, and the first request of a worker, pay nothing for it.
+    pub(crate) fn notice(&mut self) -> Result<Option<String>> {
+        if !self.serves_more || self.is_forked() {
+            return Ok(None);
+        }
+        let by = self.deadline(Duration::ZERO)?;
+        let dangers: Vec<String> =
+            self.stores.dangers(by).iter().map(|danger| danger.to_string().replace('\n', "; ")).collect();
+        Ok((!dangers.is_empty()).then(|| format!("cloakroom: {}", dangers.join(". "))))
+    }
+
     /// The request is over, whatever became of it.
     pub(crate) fn end_request(&mut self) {
+        self.serves_more = true;
         if self.is_forked() {
             self.abandon();
         }

@@ -55,7 +55,7 @@ pub(crate) fn message(error: &Error) -> Text<1024> {
 pub(crate) struct StatusArray {
     pub(crate) store: Option<Text<512>>,
     pub(crate) detected: Option<Text<256>>,
-    pub(crate) numbers: [(&'static str, i64); 6],
+    pub(crate) numbers: [(&'static str, i64); 7],
     pub(crate) waited: f64,
     pub(crate) last_commit: &'static str,
 }
@@ -74,6 +74,7 @@ impl StatusArray {
                 ("retries", number(counters.retries)),
                 ("lost_leases", number(counters.lost_leases)),
                 ("conflicts", number(counters.conflicts)),
+                ("turned_away", number(counters.turned_away)),
             ],
             waited: counters.waited.as_secs_f64(),
             last_commit: match status.last_commit {

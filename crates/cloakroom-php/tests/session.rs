@@ -488,7 +488,7 @@ fn status_tells(place: Place) {
         $status = cloakroom_status();
         echo json_encode([array_keys($status), $status['store'], $status['detected'], $status['last_commit']]);",
     );
-    let keys = r#"["store","detected","exchanges","connects","waits","retries","lost_leases","conflicts","waited","last_commit"]"#;
+    let keys = r#"["store","detected","exchanges","connects","waits","retries","lost_leases","conflicts","turned_away","waited","last_commit"]"#;
     let path = place.save_path().replace('/', "\\/");
     assert_eq!(printed, format!(r#""none"[{keys},"{path}",null,"written"]"#));
 }

@@ -5,13 +5,14 @@
 mod place;
 
 use std::path::Path;
+use std::time::Duration;
 
 use place::Place;
-use testbed::TempDir;
 use testbed::fleet::{Fleet, Plan, writable};
 use testbed::http::Browser;
 use testbed::need::Need;
 use testbed::suite::{self, Case, case};
+use testbed::{TempDir, wait_until};
 
 fn main() {
     let mut all: Vec<Case> = Vec::new();
@@ -31,6 +32,7 @@ fn main() {
     }
     let needs = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Redis];
     all.push(case("redis: an_outage_leaves_the_visitor_the_cookie_and_the_session", &needs, outage));
+    all.push(case("redis: what_endangers_sessions_is_logged_once_a_worker", &needs, dangers_are_logged));
     suite::run(all)
 }
 
@@ -83,6 +85,28 @@ fn unknown_cookie_is_replaced(place: &Place) {
     assert_ne!(given, "madeupbythevisitor00000000");
     assert_eq!(visitor.cookie("PHPSESSID"), Some(given.as_str()));
     assert_eq!(visitor.get("/").body, given, "the new one is known");
+}
+
+fn dangers_are_logged() {
+    let place = Place::redis();
+    let Place::Redis(server) = &place else { unreachable!("it was just made") };
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "100mb"]);
+    // What PHP itself says becomes an exception in many an application.
+    let page = "set_error_handler(fn($no, $text) => throw new Exception($text)); session_start();
+        $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1; session_write_close(); echo $_SESSION['n'];";
+    let site = site(&place, page, |plan| plan.servers(1).workers(1));
+    let mut visitor = Browser::at(&site.fleet.url());
+    for number in 1..=5 {
+        assert_eq!(visitor.get("/").body, number.to_string());
+    }
+    let evicts = "the server removes sessions when its memory is full (maxmemory-policy allkeys-lru)";
+    wait_until("the log says it", Duration::from_secs(30), || site.fleet.log().contains(evicts));
+    let log = site.fleet.log();
+    // nginx repeats it.
+    let said: Vec<&str> =
+        log.lines().filter(|line| line.contains("[pool") && line.contains(evicts)).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains("hint: set appendonly yes"), "{log}");
 }
 
 fn outage() {

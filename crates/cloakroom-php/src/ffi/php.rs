@@ -239,6 +239,7 @@ unsafe extern "C" {
     pub(super) fn cfg_get_entry(name: *const c_char, length: usize) -> *mut Zval;
 
     pub(super) fn php_error_docref(docref: *const c_char, kind: c_int, format: *const c_char, ...);
+    pub(super) fn php_log_err_with_severity(message: *const c_char, severity: c_int);
     pub(super) fn zend_throw_exception(class: *mut c_void, message: *const c_char, code: i64) -> *mut c_void;
     pub(super) static spl_ce_RuntimeException: *mut c_void;
     pub(super) static module_registry: ZendArray;
