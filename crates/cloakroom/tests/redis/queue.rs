@@ -1,8 +1,10 @@
 //! Those who wait for one session.
 
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use cloakroom::stores::redis::RIGHTS;
 use cloakroom::{Access, Change, Deadline, ErrorKind, Settings, Unknown};
 use testbed::need::Need;
 use testbed::proxy::Proxy;
@@ -46,6 +48,9 @@ pub(crate) fn cases() -> Vec<Case> {
             REDIS,
             users_with_and_without_lists_share_a_session,
         ),
+        case("what_was_refused_is_asked_for_again", REDIS, what_was_refused_is_asked_for_again),
+        case("scripts_kept_to_two_keys_lose_nothing", REDIS, scripts_kept_to_two_keys_lose_nothing),
+        case("the_least_rights_are_enough_and_none_too_many", REDIS, the_least_rights_are_enough),
         case(
             "a_user_without_scripts_is_told_so_and_keeps_no_lock",
             REDIS,
@@ -264,6 +269,107 @@ fn a_user_without_lists_still_loses_nothing() {
 fn users_with_and_without_lists_share_a_session() {
     let (redis, save_path) = with_user(LEAST);
     race(&redis, &[save_path, redis.url()]);
+}
+
+/// A worker makes do without for ten seconds.
+fn what_was_refused_is_asked_for_again() {
+    let (redis, save_path) = with_user(&["+@all", "-@blocking"]);
+    let (mut holder, mut waiter) = (store(&redis.url()), store(&save_path));
+    let (_, hold) = lock(holder.as_mut(), &id("abc"));
+    let briefly = Access::Exclusive { wait: Duration::from_millis(300), unknown: Unknown::Lock };
+    let mut wait =
+        || assert_eq!(waiter.open(&id("abc"), briefly, soon()).unwrap_err().kind(), ErrorKind::LockBusy);
+    let listened = || {
+        let stats = redis.command(&["INFO", "commandstats"]);
+        stats.contains("cmdstat_blpop:calls=") && !stats.contains("cmdstat_blpop:calls=0")
+    };
+    wait();
+    assert!(!listened());
+    redis.command(&["ACL", "SETUSER", "php", "+blpop"]);
+    wait_until("it listens", LIMIT, || {
+        wait();
+        listened()
+    });
+    holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+}
+
+/// As servers do that refuse a script the keys that it was not called with.
+fn scripts_kept_to_two_keys_lose_nothing() {
+    let redis = Redis::start();
+    let rules = [
+        "ACL",
+        "SETUSER",
+        "php",
+        "on",
+        ">pw",
+        "+@all",
+        "~PHPREDIS_SESSION:abc",
+        "~PHPREDIS_SESSION:abc_LOCK",
+    ];
+    assert_eq!(redis.command(&rules), "OK");
+    race(&redis, &[format!("tcp://{}?auth[]=php&auth[]=pw", redis.address())]);
+    assert!(redis.command(&["ACL", "LOG"]).contains("_LOCK_"));
+}
+
+/// Each is used, and no other is asked for.
+fn the_least_rights_are_enough() {
+    let rights: Vec<&str> = RIGHTS.split_whitespace().collect();
+    let (redis, save_path) = with_user(&rights);
+    redis.command(&["ACL", "LOG", "RESET"]);
+    redis.command(&["CONFIG", "RESETSTAT"]);
+    let mut store = store(&save_path);
+    // Waiters, one that gives up, and a native handler in between.
+    std::thread::scope(|scope| {
+        let (_, hold) = lock(store.as_mut(), &id("abc"));
+        let briefly = Access::Exclusive { wait: Duration::from_millis(300), unknown: Unknown::Lock };
+        let late = crate::worker::store(&save_path).open(&id("abc"), briefly, soon()).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::LockBusy);
+        let waiters: Vec<_> = (0..8)
+            .map(|_| {
+                let settings = Settings { max_waiters: NonZeroU32::new(8), ..Settings::default() };
+                let mut waiter = store_with(&save_path, settings);
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        increment(waiter.as_mut(), &id("abc"), EXCLUSIVE).unwrap();
+                    }
+                })
+            })
+            .collect();
+        wait_until("all wait", LIMIT, || crate::waiters(&redis, "abc") == 8);
+        let full = crate::worker::store_with(
+            &save_path,
+            Settings { max_waiters: NonZeroU32::new(8), ..Settings::default() },
+        )
+        .open(&id("abc"), EXCLUSIVE, soon())
+        .unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::LockBusy);
+        redis.command(&["SET", &format!("{}_FOREIGN", lock_key("abc")), "5", "PX", "60000"]);
+        store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+    });
+    let opened = store.open(&id("abc"), EXCLUSIVE, soon()).unwrap();
+    (opened.renewal.unwrap().renew)(soon()).unwrap();
+    assert_eq!(counted(&opened.record.unwrap().0), 160);
+    assert!(store.exists(&id("abc"), soon()).unwrap());
+    let mut listed = 0;
+    let mut each = |_| {
+        listed += 1;
+        true
+    };
+    store.list(&mut each, soon()).unwrap();
+    assert_eq!(listed, 1);
+    store.commit(&id("abc"), opened.hold, Change::Touch(b"n|i:160;", LIFETIME), soon()).unwrap();
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    store.commit(&id("abc"), hold, Change::Delete, soon()).unwrap();
+    assert!(!crate::worker::store(&format!("{save_path}&database=1")).exists(&id("abc"), soon()).unwrap());
+    assert_eq!(redis.command(&["ACL", "LOG"]), "", "nothing was refused");
+    let used = redis.command(&["INFO", "commandstats"]);
+    for right in rights {
+        let command = format!("cmdstat_{}:calls=", right.trim_start_matches('+'));
+        assert!(used.contains(&command), "{right} is not needed\n{used}");
+    }
 }
 
 fn a_user_without_scripts_is_told_so_and_keeps_no_lock() {

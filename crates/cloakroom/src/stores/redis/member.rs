@@ -19,6 +19,9 @@ use crate::{
     Result, Seen, SessionId, Settings, Unknown,
 };
 
+/// How long a worker makes do without what the server refused.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
 /// One server, or several that are one to their clients.
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
@@ -28,6 +31,8 @@ pub(super) struct Member {
     pub(super) queueing: Queueing,
     /// Why this server cannot be locked safely.
     pub(super) without_scripts: Option<Refusal>,
+    /// Since when any of the three is a makeshift.
+    pub(super) limited_since: Option<Instant>,
     /// Until when opens go to the queue without trying the lock first.
     pub(super) crowded_until: Option<Instant>,
     /// Whether the open under way has met somebody.
@@ -49,6 +54,7 @@ impl Member {
             route: Route::Unknown,
             queueing: Queueing::Listen { cuts: 0 },
             without_scripts: None,
+            limited_since: None,
             crowded_until: None,
             waited_in_line: false,
             orphan: None,
@@ -129,6 +135,7 @@ impl Member {
         by: Deadline,
     ) -> Result<Opened> {
         self.release_orphan(by);
+        self.forget_limits();
         let keys = self.keys(id);
         let token = Token::new()?;
         let Taken { record, lease } = match self.take(&keys, &token, wait, by) {
@@ -157,6 +164,26 @@ impl Member {
         }
         let (lease, renewal) = self.lease(held, lease);
         Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
+    }
+
+    /// Asks again for what the server refused a while ago: rights are given, proxies exchanged, servers fail over.
+    fn forget_limits(&mut self) {
+        let limited = self.route == Route::ByScript
+            || matches!(self.queueing, Queueing::Ask | Queueing::Try)
+            || self.without_scripts.is_some();
+        match self.limited_since {
+            _ if !limited => self.limited_since = None,
+            None => self.limited_since = Some(Instant::now()),
+            Some(since) if since.elapsed() < ASK_AGAIN => {}
+            Some(_) => {
+                self.limited_since = None;
+                self.without_scripts = None;
+                self.queueing = Queueing::Listen { cuts: 0 };
+                if self.route == Route::ByScript {
+                    self.route = Route::Unknown;
+                }
+            }
+        }
     }
 
     pub(super) fn commit(

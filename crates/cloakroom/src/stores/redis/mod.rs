@@ -34,10 +34,9 @@
 //! locks elsewhere than sessions, and then all goes by scripts, which follow the session. (phpredis behind such a proxy
 //! has its locks where the proxy sends them, and shares none with Cloakroom.)
 //!
-//! The user needs these commands on `<prefix>*` (in a cluster also on `{<prefix>*`): get, set, del, exists, expire, pexpire, evalsha, eval; for the queue
-//! also append, pttl, lindex, llen, lpop, lpos, lrange, lrem, rpush, blpop, time, hmget, hset, decr; for listing, scan; in a cluster,
-//! cluster|slots. Where
-//! those of the queue are refused (or a proxy hangs up on them), workers ask for the lock every 1 to 20 ms instead.
+//! The user needs the commands of [`RIGHTS`] on `<prefix>*` (in a cluster also on `{<prefix>*`, and `cluster|slots`). Where
+//! those of the queue are refused (or a proxy hangs up on them), workers ask for the lock every 1 to 20 ms instead, and
+//! for the queue again after 10 s.
 //!
 //! # When the connection dies
 //! Each exchange is repeated once over a new connection. That is safe for reads, for the lock (it holds our token if the
@@ -90,6 +89,10 @@ use wire::Client;
 
 /// The largest value of Redis (`proto-max-bulk-len`).
 const LARGEST: u64 = 512 << 20;
+
+/// What a user of the server needs, as rules of its ACL: reading and writing, the queue, other databases than 0, listing.
+pub const RIGHTS: &str = "+get +set +del +exists +expire +pexpire +eval +evalsha +append +pttl +lindex +llen +lpop +lpos \
+    +lrange +lrem +rpush +blpop +time +hmget +hset +decr +select +scan";
 
 /// A store on one server or a pool of them, with one connection to each that is opened at its first use and kept.
 pub struct Redis {

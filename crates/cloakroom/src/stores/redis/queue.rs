@@ -44,7 +44,7 @@ const IN_GAP: Duration = Duration::from_micros(1500);
 /// millisecond between two of its requests; meanwhile those behind the first do not ask at all.
 const QUICK: u32 = 128;
 
-/// How the lock's key is reached; kept for the worker's life.
+/// How the lock's key is reached; what is not the usual is asked for again after a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
     /// Nothing is known yet: the first exclusive open goes by the script, which makes some keys more, and deletes them in
@@ -57,7 +57,7 @@ pub(super) enum Route {
     ByScript,
 }
 
-/// What the server was found to allow; kept for the worker's life.
+/// What the server was found to allow; what it refused is asked for again after a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Queueing {
     /// Queue and listen; `cuts` counts connections that ended while listening, until one did not.
