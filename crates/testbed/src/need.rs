@@ -25,6 +25,8 @@ pub enum Need {
     Valkey,
     /// Redis 6.2, which `make test` fetches.
     Redis62,
+    /// The IPv6 loopback address.
+    Ipv6,
     /// memcached.
     Memcached,
     /// twemproxy.
@@ -62,6 +64,7 @@ impl Need {
             Need::Redis => program(&["redis-server"]),
             Need::Valkey => crate::redis::Program::Valkey.path().is_none().then(|| "valkey-server".into()),
             Need::Redis62 => crate::redis::Program::Redis62.path().is_none().then(|| "Redis 6.2".into()),
+            Need::Ipv6 => std::net::TcpListener::bind("[::1]:0").is_err().then(|| "IPv6 on loopback".into()),
             Need::Memcached => program(&["memcached"]),
             Need::Twemproxy => program(&["nutcracker"]),
             Need::Nginx => program(&["nginx"]),

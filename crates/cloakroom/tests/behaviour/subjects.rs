@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use cloakroom::SessionId;
+use cloakroom::stores::redis::RIGHTS;
 use testbed::TempDir;
 use testbed::cluster::Cluster;
 use testbed::need::Need;
@@ -47,6 +48,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         needs: &[Need::Valkey],
         example: "valkey://h",
         start: || Box::new(Server::new(Redis::of(Program::Valkey))),
+        without: &[],
+    },
+    Entry {
+        name: "redis, least rights over IPv6",
+        needs: &[Need::Redis, Need::Ipv6],
+        example: "redis://h",
+        start: || Box::new(Server::least_rights(Redis::with(&["--bind", "127.0.0.1", "::1"]))),
         without: &[],
     },
     Entry {
@@ -106,6 +114,16 @@ impl Server {
 }
 
 impl Server {
+    /// A user with nothing but what sessions need, and a password with every character that some form must encode.
+    fn least_rights(redis: Redis) -> Server {
+        let user =
+            ["ACL", "SETUSER", "php", "on", ">a#b&c+d,e% f", "resetchannels", "~PHPREDIS_SESSION:*", "-@all"];
+        let rules: Vec<&str> = user.into_iter().chain(RIGHTS.split_whitespace()).collect();
+        assert_eq!(redis.command(&rules), "OK");
+        let save_path = format!("redis://php:a%23b%26c%2Bd%2Ce%25%20f@[::1]:{}", redis.port());
+        Server { save_path, redis, others: Vec::new(), _proxy: None }
+    }
+
     fn pool(redis: Redis, others: Vec<Redis>) -> Server {
         let mut server = Server { save_path: String::new(), redis, others, _proxy: None };
         let list: Vec<String> = server.servers().map(Redis::native).collect();

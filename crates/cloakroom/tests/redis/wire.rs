@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_password_and_a_database_ride_along", REDIS, a_password_and_a_database_ride_along),
         case("a_refused_password_never_reaches_a_text", REDIS, a_refused_password_never_reaches_a_text),
         case("an_acl_user_is_authenticated", REDIS, an_acl_user_is_authenticated),
+        case("a_password_of_any_characters_is_understood", REDIS, a_password_of_any_characters_is_understood),
         case(
             "a_user_that_the_server_does_not_know_is_left_out",
             REDIS,
@@ -202,6 +203,31 @@ fn an_acl_user_is_authenticated() {
         let mut store = store(&format!("tcp://{}?{query}", redis.address()));
         put(store.as_mut(), &id("abc"), b"n|i:1;");
         assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
+    }
+}
+
+fn a_password_of_any_characters_is_understood() {
+    let redis = Redis::with(&["--requirepass", "a#b&c+d,e% f"]);
+    let (port, encoded) = (redis.port(), "a%23b%26c%2Bd%2Ce%25%20f");
+    let file = testbed::TempDir::new();
+    let file = file.write("password", "a#b&c+d,e% f\n").display().to_string();
+    for save_path in [
+        format!("tcp://127.0.0.1:{port}?auth={encoded}"),
+        format!("tcp://127.0.0.1:{port}?auth[]={encoded}, tcp://127.0.0.1:{port}?auth[pass]={encoded}"),
+        format!("tcp://127.0.0.1:{port}?auth[user]=default&auth[pass]={encoded}"),
+        format!("tcp://127.0.0.1:{port}?auth=file:{file}"),
+        // Where they stand for themselves: + is a space in a query, and a comma ends a list's URL.
+        format!("tcp://127.0.0.1:{port}?auth=a#b%26c%2Bd%2Ce%25+f"),
+        format!("redis://:{encoded}@127.0.0.1:{port}"),
+        format!("redis://:a%23b&c+d,e%25 f@127.0.0.1:{port}"),
+        format!("redis://{encoded}@127.0.0.1:{port}/0"),
+        format!("redis://127.0.0.1:{port}?password={encoded}"),
+        format!("redis:{encoded}@?host[127.0.0.1:{port}]"),
+        format!("redis:?host[127.0.0.1:{port}]&auth={encoded}"),
+    ] {
+        let mut store = store(&save_path);
+        put(store.as_mut(), &id("abc"), b"n|i:1;");
+        assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:1;", "{save_path}");
     }
 }
 
