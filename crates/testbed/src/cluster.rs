@@ -1,7 +1,8 @@
 //! A real Redis Cluster: three masters, each with a replica where asked for.
 
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::process::Process;
@@ -22,6 +23,8 @@ const AGREED: Duration = Duration::from_secs(60);
 pub struct Cluster {
     nodes: Vec<Node>,
     scheme: &'static str,
+    /// One slot is moved at a time: nodes that both take over slots may never agree on who has which.
+    moving: Mutex<()>,
 }
 
 /// One server of a cluster.
@@ -33,6 +36,7 @@ pub struct Node {
     tls: Option<u16>,
     arguments: Vec<String>,
     process: Mutex<Process>,
+    frozen: AtomicBool,
     directory: TempDir,
 }
 
@@ -43,6 +47,7 @@ pub struct Migration<'a> {
     from: &'a Node,
     to: &'a Node,
     cluster: &'a Cluster,
+    _alone: MutexGuard<'a, ()>,
 }
 
 impl Cluster {
@@ -75,7 +80,7 @@ impl Cluster {
             plans[index].directory.write("nodes.conf", nodes_conf(index, &plans));
         }
         let nodes = plans.into_iter().enumerate().map(|(index, plan)| Node::launch(index, plan, arguments));
-        let cluster = Cluster { nodes: nodes.collect(), scheme };
+        let cluster = Cluster { nodes: nodes.collect(), scheme, moving: Mutex::new(()) };
         cluster.settled();
         cluster
     }
@@ -89,6 +94,16 @@ impl Cluster {
                 node.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
                     && (replicated.contains("role:master") || replicated.contains("master_link_status:up"))
             })
+        });
+    }
+
+    /// Waits until every node that runs has the same view of who has which slots since when.
+    pub fn agreed(&self) {
+        let running: Vec<&Node> = self.nodes.iter().filter(|node| node.running()).collect();
+        wait_until("the nodes agree", AGREED, || {
+            let mut views = running.iter().map(|node| view(&node.command(&["CLUSTER", "NODES"])));
+            let first = views.next();
+            views.all(|view| Some(view) == first)
         });
     }
 
@@ -178,6 +193,7 @@ impl Cluster {
 
     /// Marks the slot as on its way; no key is moved yet.
     pub fn begin(&self, slot: u16, to: &Node) -> Migration<'_> {
+        let alone = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.owner(slot);
         let to = self.nodes.iter().find(|node| node.id == to.id).unwrap();
         let set = |node: &Node, what: &str, other: &Node| {
@@ -186,13 +202,12 @@ impl Cluster {
         };
         set(to, "IMPORTING", from);
         set(from, "MIGRATING", to);
-        Migration { slot, from, to, cluster: self }
+        Migration { slot, from, to, cluster: self, _alone: alone }
     }
 
     /// Moves the slot with all its keys.
     pub fn migrate(&self, slot: u16, to: &Node) {
-        let migration = self.begin(slot, to);
-        migration.finish();
+        self.begin(slot, to).finish();
     }
 
     fn anyone(&self) -> &Node {
@@ -207,9 +222,21 @@ impl Migration<'_> {
         assert_eq!(self.moved(&[key.to_owned()]), "OK", "{key}");
     }
 
+    /// Moves one of the keys that are left; the answer is false when none was.
+    #[track_caller]
+    pub fn carry_one(&self) -> bool {
+        let left = self.from.command(&["CLUSTER", "GETKEYSINSLOT", &self.slot.to_string(), "1"]);
+        if left.is_empty() {
+            return false;
+        }
+        let answer = self.moved(&[left]);
+        assert!(matches!(answer.as_str(), "OK" | "NOKEY"), "{answer}");
+        true
+    }
+
     /// Moves what is left, and gives the slot to its new node.
     #[track_caller]
-    pub fn finish(&self) {
+    pub fn finish(self) {
         let slot = self.slot.to_string();
         // What is gone from there never comes back: a key that is not there is asked for at its new place.
         loop {
@@ -227,6 +254,7 @@ impl Migration<'_> {
         for node in [self.to, self.from].into_iter().chain(others) {
             assert_eq!(node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &self.to.id]), "OK");
         }
+        self.cluster.agreed();
     }
 
     fn moved(&self, keys: &[String]) -> String {
@@ -239,6 +267,21 @@ impl Migration<'_> {
         words.extend(keys.iter().map(String::as_str));
         self.from.command(&words)
     }
+}
+
+/// Each node with its epoch and its slots, in the order of their names.
+fn view(nodes: &str) -> Vec<String> {
+    let mut view: Vec<String> = nodes
+        .lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            // The slots that are moved are shown by the two nodes alone.
+            let slots: Vec<&str> = words[8..].iter().filter(|slot| !slot.starts_with('[')).copied().collect();
+            format!("{} {} {slots:?}", words[0], words[6])
+        })
+        .collect();
+    view.sort();
+    view
 }
 
 /// What has to be known of all nodes before the first starts.
@@ -306,6 +349,7 @@ impl Node {
             port: plan.port,
             tls: plan.tls,
             process: Mutex::new(launch(plan.port, &all, plan.directory.path())),
+            frozen: AtomicBool::new(false),
             arguments: all,
             directory: plan.directory,
         }
@@ -350,7 +394,7 @@ impl Node {
     }
 
     fn running(&self) -> bool {
-        self.process.lock().unwrap().running()
+        !self.frozen.load(Ordering::SeqCst) && self.process.lock().unwrap().running()
     }
 
     /// Kills it (SIGKILL).
@@ -367,11 +411,13 @@ impl Node {
 
     /// Stops it where it is (SIGSTOP).
     pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::SeqCst);
         self.process.lock().unwrap().freeze();
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
         self.process.lock().unwrap().thaw();
+        self.frozen.store(false, Ordering::SeqCst);
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cluster;
 mod faults;
 mod native;
 mod pools;
@@ -34,6 +35,7 @@ fn main() {
         native::cases(),
         pools::cases(),
         tls::cases(),
+        cluster::cases(),
     ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }

@@ -157,6 +157,9 @@ impl Refusal {
                 ErrorKind::Config,
                 "the server is part of a cluster: write redis+cluster:// in session.save_path",
             ),
+            "ERR" if text.contains("cluster support disabled") => {
+                (ErrorKind::Config, "the server is no cluster: write redis:// in session.save_path")
+            }
             "CLUSTERDOWN" => (
                 ErrorKind::Unreachable,
                 "too few masters of the cluster are up, or a slot has none (redis-cli --cluster check)",

@@ -374,6 +374,7 @@ impl Client {
     fn connect(&mut self, by: Deadline) -> Result<Link> {
         let conn = self.dialer.dial(self.timeout, by.within(self.connect_timeout))?;
         self.counters.connects += 1;
+        self.pid = std::process::id();
         Ok(Link { conn, parser: Parser::new(), used: Instant::now() })
     }
 
