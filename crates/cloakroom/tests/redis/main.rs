@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cluster;
+mod docs;
 mod faults;
 mod native;
 mod pools;
@@ -36,6 +37,7 @@ fn main() {
         pools::cases(),
         tls::cases(),
         cluster::cases(),
+        docs::cases(),
     ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
