@@ -104,8 +104,15 @@ fn the_least_rights_are_enough_in_a_cluster() {
     };
     count(10);
     let migration = cluster.begin(slot, cluster.other_than_owner_of(session));
-    count(10);
-    migration.finish();
+    std::thread::scope(|scope| {
+        scope.spawn(|| count(10));
+        // Somebody asks at the new place for what is not there yet.
+        wait_until("they meet the move", LIMIT, || {
+            let moving = cluster.nodes().iter().map(|node| node.command(&["INFO", "commandstats"]));
+            moving.filter(|stats| stats.contains("cmdstat_asking:calls=")).count() > 0
+        });
+        migration.finish();
+    });
     count(10);
     let mut store = store(&save_path);
     assert_eq!(counted(&read(store.as_mut(), &id("abc")).unwrap()), 120);
