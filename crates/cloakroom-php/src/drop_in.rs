@@ -78,8 +78,8 @@ pub(crate) trait Ini {
     fn text(&self, name: &str) -> String;
     /// The setting as a whole number, as PHP reads one: 0 where there is none.
     fn number(&self, name: &str) -> i64;
-    /// Whether somebody set it, as far as PHP lets that be seen.
-    fn is_given(&self, name: &str) -> bool;
+    /// Whether somebody set it, as far as PHP lets that be seen; `defaults` are those of the extension's versions.
+    fn is_given(&self, name: &str, defaults: &[&str]) -> bool;
 }
 
 /// In phpredis 0 means its default for the lock's times. Locking is on: off is what somebody wrote.
@@ -100,14 +100,15 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
     let number = |name: &str| ini.number(&format!("redis.session.{name}"));
-    let given = |name: &str| ini.is_given(&format!("redis.session.{name}"));
-    // The defaults of 5.3 and of 6.0.
-    let retries = non_default(number("lock_retries"), given("lock_retries"), [10, 100]);
-    let pause = non_default(number("lock_wait_time"), given("lock_wait_time"), [2_000, 20_000]);
-
-    if number("locking_enabled") == 0 && given("locking_enabled") {
+    let given = |name: &str, defaults: &[&str]| {
+        ini.is_given(&format!("redis.session.{name}"), defaults).then(|| number(name))
+    };
+    if given("locking_enabled", &["0"]) == Some(0) {
         config.lock = false;
     }
+    // The defaults of 5.3 and of 6.0.
+    let retries = given("lock_retries", &["10", "100"]).filter(|retries| *retries != 0);
+    let pause = given("lock_wait_time", &["2000", "20000"]).filter(|pause| *pause != 0);
     if retries.is_some() || pause.is_some() {
         let pause = Duration::from_micros(pause.and_then(|pause| pause.try_into().ok()).unwrap_or(20_000));
         config.lock_wait = match retries.unwrap_or(100) {
@@ -127,11 +128,6 @@ fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
     }
     config.compression = compression(&ini.text("redis.session.compression"), number("compression_level"))?;
     Ok(())
-}
-
-/// The number that somebody wants, unless it is phpredis' own default.
-fn non_default(number: i64, given: bool, defaults: [i64; 2]) -> Option<i64> {
-    (number != 0 && (given || !defaults.contains(&number))).then_some(number)
 }
 
 /// PHP ends a request after `max_execution_time`, which does not count the time that it waits.
@@ -177,7 +173,7 @@ mod tests {
             self.text(name).parse().unwrap_or(0)
         }
 
-        fn is_given(&self, name: &str) -> bool {
+        fn is_given(&self, name: &str, _: &[&str]) -> bool {
             self.0.iter().any(|(written, _)| name.strip_prefix("redis.session.") == Some(written))
         }
     }

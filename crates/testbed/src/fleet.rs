@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
+use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 
 use crate::php::{extension, fpm_program, ini_line};
@@ -19,6 +20,8 @@ pub struct Plan {
     root: PathBuf,
     servers: usize,
     workers: usize,
+    /// What the load balancer does about a server that fails.
+    failing: &'static str,
     master: Vec<String>,
     ini: Vec<(Option<usize>, String, String)>,
 }
@@ -26,7 +29,14 @@ pub struct Plan {
 impl Plan {
     /// Three servers of two workers each, which serve the PHP files of `root`.
     pub fn serving(root: impl Into<PathBuf>) -> Plan {
-        Plan { root: root.into(), servers: 3, workers: 2, master: Vec::new(), ini: Vec::new() }
+        Plan {
+            root: root.into(),
+            servers: 3,
+            workers: 2,
+            failing: "max_fails=1 fail_timeout=1s",
+            master: Vec::new(),
+            ini: Vec::new(),
+        }
     }
 
     /// Another number of servers.
@@ -38,6 +48,12 @@ impl Plan {
     /// Another number of workers in each.
     pub fn workers(mut self, workers: usize) -> Plan {
         self.workers = workers;
+        self
+    }
+
+    /// Lets the load balancer come back to a server at once after it has failed.
+    pub fn forgiving(mut self) -> Plan {
+        self.failing = "max_fails=0";
         self
     }
 
@@ -91,7 +107,7 @@ impl Plan {
         let socket = directory.join(format!("{name}.sock"));
         let _ = std::fs::remove_file(&socket);
         let mut pool = format!(
-            "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\nlog_level = warning\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
+            "[global]\ndaemonize = no\nprocess_control_timeout = 20s\nerror_log = /proc/self/fd/2\nlog_level = warning\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
              clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n",
             socket.display(),
             self.workers,
@@ -124,7 +140,7 @@ impl Plan {
         entered(&own);
         let place = directory.path().display();
         let servers: String = (0..self.servers)
-            .map(|index| format!("server unix:{place}/{}.sock max_fails=1 fail_timeout=1s; ", name(index)))
+            .map(|index| format!("server unix:{place}/{}.sock {}; ", name(index), self.failing))
             .collect();
         let user = nobody().map(|(user, group)| format!("user {user} {group};")).unwrap_or_default();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -223,6 +239,16 @@ impl Fleet {
         let mut process = self.servers[server].lock().unwrap();
         process.kill();
         *process = self.plan.master(&self.directory, server);
+    }
+
+    /// Takes a server out of service as operators do, without a request being cut off (SIGQUIT), and starts it as another
+    /// plan says. The load balancer gives what the server had not begun to another one.
+    pub fn replace(&self, server: usize, plan: &Plan) {
+        let mut process = self.servers[server].lock().unwrap();
+        process.signal(Signal::SIGQUIT);
+        process.wait(START);
+        process.kill();
+        *process = plan.master(&self.directory, server);
     }
 
     /// What all of them logged, PHP's warnings included.

@@ -69,9 +69,9 @@ impl Ini for NativeIni<'_> {
     }
 
     /// PHP does not tell whether a setting still has the value that it was registered with. What can be known: a file or
-    /// the command line has it; it differs from what Cloakroom registered; or it is a string of one character, and not
-    /// the one of PHP's own that a default of one character is (and, alas, such a literal in a script).
-    fn is_given(&self, name: &str) -> bool {
+    /// the command line has it; it differs from what was registered; or it is a string of one character, and not the one
+    /// of PHP's own that a default of one character is (and, alas, such a literal in a script).
+    fn is_given(&self, name: &str, defaults: &[&str]) -> bool {
         // SAFETY: the name and its length belong together; only whether the result is null matters.
         let in_file = unsafe { !cfg_get_entry(name.as_ptr().cast(), name.len()).is_null() };
         if in_file {
@@ -83,7 +83,7 @@ impl Ini for NativeIni<'_> {
             return registered.is_some_and(|(_, default)| text.to_bytes() != default.as_bytes());
         }
         match *text.to_bytes() {
-            [] => true,
+            _ if !defaults.iter().any(|default| default.as_bytes() == text.to_bytes()) => true,
             // SAFETY: PHP keeps its own strings for ever; only the address is taken.
             [one] => unsafe {
                 let own = (&raw const (*zend_one_char_string[usize::from(one)]).bytes).cast();

@@ -13,7 +13,7 @@ use super::reach::{Again, Attempts};
 use super::scripts::{COMMIT, Call, RENEW, Scope};
 use super::token::Token;
 use super::wire::{Failure, Opening, Request, number, one, stored};
-use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Record, Renewal, Result, Seen};
+use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Record, Refresh, Renewal, Result, Seen};
 
 /// What a lease holds.
 pub(super) struct Held {
@@ -156,6 +156,7 @@ impl Member {
             Change::Keep => return Ok(Committed::Done),
             Change::Delete => (Request::of(&[b"DEL", &keys.session]), None),
             Change::Write(bytes, ttl) => return self.overwrite(keys, seen, bytes, ttl, by),
+            Change::Touch(..) if self.settings.refresh == Refresh::AtRead => return Ok(Committed::Done),
             Change::Touch(bytes, ttl) => {
                 let request = Request::of(&[b"EXPIRE", &keys.session, seconds(ttl).to_string().as_bytes()]);
                 (request, Some(set(&keys.session, bytes, ttl, &[])))
