@@ -146,17 +146,14 @@ impl Connected {
             }
             SavePath::Detect => (StoreUrl::directory(&directory), None),
         };
-        match save_path.native {
-            // Never another kind of store than the application asked for.
-            Some(native) if url.scheme == "file" => {
-                let name = native.name();
-                Err(Error::new(
-                    ErrorKind::Config,
-                    format!("session.save_path names no server, and session.save_handler is {name}"),
-                )
-                .hint("name the server, or set session.save_handler=cloakroom to use a directory"))
+        match save_path.native.and_then(|native| Some((native.name(), (native.refuse)(&url)?))) {
+            Some((name, instead)) => {
+                let what =
+                    format!("session.save_path names no store that session.save_handler={name} can use");
+                let hint = format!("{instead}, or set session.save_handler=cloakroom");
+                Err(Error::new(ErrorKind::Config, what).hint(hint))
             }
-            _ => Ok((url, because)),
+            None => Ok((url, because)),
         }
     }
 }

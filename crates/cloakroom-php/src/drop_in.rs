@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::time::Duration;
 
 use cloakroom::envelope::Compression;
-use cloakroom::{Environment, Error, ErrorKind, Refresh, Result, SavePath};
+use cloakroom::{Environment, Error, ErrorKind, Refresh, Result, SavePath, StoreUrl};
 
 use crate::ini::{Config, OnLockTimeout};
 
@@ -23,6 +23,8 @@ pub(crate) struct Native {
     pub(crate) adopt: fn(&mut Config, &dyn Ini) -> Result<()>,
     /// Reads its `session.save_path`.
     pub(crate) parse: fn(&str, &Environment) -> Result<SavePath>,
+    /// What to write instead of a URL of another kind of store than the application asked for.
+    pub(crate) refuse: fn(&StoreUrl) -> Option<&'static str>,
 }
 
 /// Every handler that Cloakroom can stand in for.
@@ -33,6 +35,7 @@ pub(crate) static NATIVES: [Native; 2] = [
         settings: PHPREDIS,
         adopt: phpredis,
         parse: SavePath::parse_for_phpredis,
+        refuse: |url| (url.scheme == "file").then_some("write tcp://host:port"),
     },
     Native {
         name: c"rediscluster",
@@ -40,6 +43,9 @@ pub(crate) static NATIVES: [Native; 2] = [
         settings: PHPREDIS,
         adopt: phpredis,
         parse: SavePath::parse,
+        refuse: |url| {
+            (!url.scheme.ends_with("+cluster")).then_some("write seed[]=host:port&seed[]=host:port")
+        },
     },
 ];
 

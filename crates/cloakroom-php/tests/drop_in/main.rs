@@ -2,6 +2,7 @@
 // A test stops at the first thing that is not as expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod cluster;
 mod compression;
 mod locks;
 mod registration;
@@ -21,6 +22,7 @@ fn main() {
     cases.extend(sessions::cases());
     cases.extend(locks::cases());
     cases.extend(compression::cases());
+    cases.extend(cluster::cases());
     cases.extend(rollback::cases());
     suite::run(cases)
 }

@@ -232,8 +232,8 @@ fn empty_save_path(beside: Beside, server: &Redis) {
     assert_eq!(ran.stdout, "bool(false)\n", "{ran}");
     assert!(
         ran.stderr.contains(
-            "session.save_path names no server, and session.save_handler is redis; hint: name the server, or set \
-             session.save_handler=cloakroom to use a directory"
+            "session.save_path names no store that session.save_handler=redis can use; hint: write tcp://host:port, or \
+             set session.save_handler=cloakroom"
         ),
         "{ran}"
     );

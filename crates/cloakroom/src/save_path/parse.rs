@@ -70,7 +70,7 @@ pub(super) fn store_url(text: &str, environment: &Environment) -> Result<StoreUr
 /// As [`store_url`], but that what has no scheme is Redis.
 pub(super) fn redis_url(text: &str, environment: &Environment) -> Result<StoreUrl> {
     let has_scheme = text.find(':').is_some_and(|colon| scheme_ends_at(text, colon));
-    match has_scheme || text.starts_with("seed[") {
+    match has_scheme || seeds::are_named_in(text) {
         true => store_url(text, environment),
         false => {
             let servers = Cursor { text, at: 0, environment }.native_list()?;
