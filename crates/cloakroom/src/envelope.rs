@@ -174,13 +174,14 @@ mod tests {
 
     #[test]
     fn what_is_not_compressed_this_way_is_taken_as_it_is() {
-        let igbinary = [&b"\x00\x00\x00\x02\x14\x03\x11\x04name\x11\x05alice"[..], &[0x06; 40]].concat();
+        // Runs of 1, 1 and 21 literals, for a reader of LZF that does not look twice.
+        let igbinary = b"\x00\x00\x00\x02\x14\x01\x11\x01n\x11\x0fabcdefghijklmno";
         let records: [&[u8]; 8] = [
             b"",
             b"n|i:1;",
             b"a:1:{s:1:\"n\";i:1;}",
             b"\x82\xc0\x01\xa1n\x05",
-            &igbinary,
+            igbinary,
             b"\x28\xb5\x2f\xfd",
             b"\x1f\x00",
             &[0xff; 64],
