@@ -105,16 +105,13 @@ const PHPREDIS: &[(&str, &str)] = &[
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
-    let number = |name: &str| ini.number(&format!("redis.session.{name}"));
-    let given = |name: &str, defaults: &[&str]| {
-        ini.is_given(&format!("redis.session.{name}"), defaults).then(|| number(name))
-    };
-    if given("locking_enabled", &["0"]) == Some(0) {
+    let given = |name: &str, defaults: &[&str]| ini.is_given(name, defaults).then(|| ini.number(name));
+    if given("redis.session.locking_enabled", &["0"]) == Some(0) {
         config.lock = false;
     }
-    // The defaults of 5.3 and of 6.0.
-    let retries = given("lock_retries", &["10", "100"]).filter(|retries| *retries != 0);
-    let pause = given("lock_wait_time", &["2000", "20000"]).filter(|pause| *pause != 0);
+    // The defaults of 5.3 and of 6.0; 0 stands for them.
+    let retries = given("redis.session.lock_retries", &["10", "100"]).filter(|retries| *retries != 0);
+    let pause = given("redis.session.lock_wait_time", &["2000", "20000"]).filter(|pause| *pause != 0);
     if retries.is_some() || pause.is_some() {
         let pause = Duration::from_micros(pause.and_then(|pause| pause.try_into().ok()).unwrap_or(20_000));
         config.lock_wait = match retries.unwrap_or(100) {
@@ -122,17 +119,18 @@ fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
             retries => pause.saturating_mul(u32::try_from(retries).unwrap_or(u32::MAX)).min(FOR_EVER),
         };
     }
-    if let Ok(seconds @ 1..) = u64::try_from(number("lock_expire")) {
+    if let Ok(seconds @ 1..) = u64::try_from(ini.number("redis.session.lock_expire")) {
         config.store.lease_max = Duration::from_secs(seconds);
         config.store.lease = config.store.lease.min(config.store.lease_max);
     }
-    if number("lock_failure_readonly") != 0 {
+    if ini.number("redis.session.lock_failure_readonly") != 0 {
         config.on_lock_timeout = OnLockTimeout::ReadOnly;
     }
-    if number("early_refresh") != 0 {
+    if ini.number("redis.session.early_refresh") != 0 {
         config.store.refresh = Refresh::AtRead;
     }
-    config.compression = compression(&ini.text("redis.session.compression"), number("compression_level"))?;
+    let level = ini.number("redis.session.compression_level");
+    config.compression = compression(&ini.text("redis.session.compression"), level)?;
     Ok(())
 }
 

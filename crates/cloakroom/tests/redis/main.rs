@@ -11,6 +11,7 @@ mod pools;
 mod queue;
 mod refusals;
 mod tls;
+mod unlocked;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
@@ -38,6 +39,7 @@ fn main() {
         tls::cases(),
         cluster::cases(),
         docs::cases(),
+        unlocked::cases(),
     ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
