@@ -29,6 +29,8 @@ struct Connection {
     detected: Option<String>,
     /// It refused the credentials: the next request reads them again.
     refused: bool,
+    /// Settings that decide instead of ours, for the hints of errors.
+    deciding: Vec<(&'static str, &'static str)>,
     /// How many connections it had turned away when it was inspected; `None` before that.
     inspected: Option<u64>,
     /// What was said of it already.
@@ -49,7 +51,8 @@ impl Connected {
     /// Makes the store current that these settings lead to.
     pub(crate) fn choose(&mut self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<()> {
         if let Some(index) = self.stores.iter().position(|connection| connection.is_for(save_path, config)) {
-            let connection = self.stores.remove(index);
+            let mut connection = self.stores.remove(index);
+            connection.deciding.clone_from(&config.deciding);
             self.stores.push(connection);
             return Ok(());
         }
@@ -66,6 +69,7 @@ impl Connected {
             name,
             detected,
             refused: false,
+            deciding: config.deciding.clone(),
             inspected: None,
             said: Vec::new(),
             store,
@@ -101,10 +105,12 @@ impl Connected {
         self.stores.iter().fold(self.retired, |sum, connection| sum + connection.store.counters())
     }
 
-    /// Names the current store in the error, and remembers that it refused the credentials.
+    /// Names the current store and its settings in the error, and remembers that it refused the credentials.
     pub(crate) fn failed(&mut self, error: Error) -> Error {
         let Some(connection) = self.stores.last_mut() else { return error };
         connection.refused |= error.kind() == ErrorKind::Auth;
+        let deciding = connection.deciding.iter();
+        let error = deciding.fold(error, |error, (theirs, ours)| error.decided_by(theirs, ours));
         error.on(connection.name.as_str())
     }
 

@@ -118,10 +118,12 @@ fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
             ..0 => end_of_request(ini),
             retries => pause.saturating_mul(u32::try_from(retries).unwrap_or(u32::MAX)).min(FOR_EVER),
         };
+        config.deciding.push(("redis.session.lock_retries", "cloakroom.lock_wait"));
     }
     if let Ok(seconds @ 1..) = u64::try_from(ini.number("redis.session.lock_expire")) {
         config.store.lease_max = Duration::from_secs(seconds);
         config.store.lease = config.store.lease.min(config.store.lease_max);
+        config.deciding.push(("redis.session.lock_expire", "cloakroom.lease_max"));
     }
     if ini.number("redis.session.lock_failure_readonly") != 0 {
         config.on_lock_timeout = OnLockTimeout::ReadOnly;
@@ -213,6 +215,21 @@ mod tests {
         assert_eq!(zstd.compression, Compression::Zstd { level: 7 });
         let error = phpredis(&mut ours(), &Written(&[("compression", "gzip")])).unwrap_err().to_string();
         assert_eq!(error, "redis.session.compression is \"gzip\"\nhint: it takes none, lzf, zstd or lz4");
+    }
+
+    #[test]
+    fn the_document_lists_every_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/drop-in-phpredis.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let mut listed: Vec<&str> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `redis.session.")?.split('`').next())
+            .collect();
+        let mut settings: Vec<&str> =
+            PHPREDIS.iter().map(|(name, _)| &name["redis.session.".len()..]).collect();
+        listed.sort_unstable();
+        settings.sort_unstable();
+        assert_eq!(listed, settings);
     }
 
     #[test]

@@ -155,6 +155,8 @@ pub(crate) struct Config {
     pub(crate) detect: bool,
     /// A native handler's; ours has none of its own.
     pub(crate) compression: Compression,
+    /// Settings of a native handler that decide instead of ours: theirs, ours.
+    pub(crate) deciding: Vec<(&'static str, &'static str)>,
     pub(crate) store: Settings,
 }
 
@@ -177,6 +179,7 @@ impl Config {
             on_write_failure: word("cloakroom.on_write_failure", &value("cloakroom.on_write_failure"))?,
             detect: switch("cloakroom.detect", &value("cloakroom.detect"))?,
             compression: Compression::None,
+            deciding: Vec::new(),
             store: Settings {
                 lease,
                 lease_max,

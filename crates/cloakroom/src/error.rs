@@ -84,6 +84,15 @@ impl Error {
         self
     }
 
+    /// Names another setting in the hint, where that one decides.
+    #[must_use]
+    pub fn decided_by(mut self, other: &str, instead_of: &str) -> Self {
+        if let Some(hint) = &mut self.0.hint {
+            *hint = hint.replace(instead_of, other);
+        }
+        self
+    }
+
     /// Keeps the error underneath.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

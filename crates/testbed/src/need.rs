@@ -13,6 +13,8 @@ pub enum Need {
     PhpRedis,
     /// phpredis 6, which `make test` builds.
     PhpRedis6,
+    /// The same, built where the libraries of zstd and LZ4 were.
+    PhpRedis6Compression,
     /// Debian's php-memcached.
     PhpMemcached,
     /// Debian's igbinary.
@@ -55,6 +57,12 @@ impl Need {
             Need::PhpFpm => crate::php::fpm_program().is_none().then(|| "php-fpm".into()),
             Need::PhpRedis => module("redis.so"),
             Need::PhpRedis6 => (!crate::php::phpredis6().is_file()).then(|| "phpredis 6".into()),
+            Need::PhpRedis6Compression => {
+                let built = std::fs::read(crate::php::phpredis6()).unwrap_or_default();
+                let calls = |name: &str| built.windows(name.len()).any(|bytes| bytes == name.as_bytes());
+                let complete = calls("ZSTD_compress") && calls("LZ4_compress_HC");
+                (!complete).then(|| "phpredis 6 with zstd and LZ4".into())
+            }
             Need::PhpMemcached => module("memcached.so"),
             Need::PhpIgbinary => module("igbinary.so"),
             Need::Symfony => {

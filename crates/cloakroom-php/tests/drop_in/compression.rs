@@ -1,5 +1,6 @@
 //! Records that phpredis compresses, and that it reads.
 
+use testbed::need::Need;
 use testbed::redis::{Redis, Reply};
 use testbed::suite::{Case, case};
 
@@ -23,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(wherever_ours("a_compressed_session_without_the_setting_is_kept", kept_without_the_setting));
     for beside in [Beside::Nothing, Beside::Later(Version::Six)] {
         let name = format!("{}: phpredis_reads_what_is_written_and_the_other_way_round", beside.name());
-        let needs = [beside.needs(), Version::Six.needs()].concat();
+        let needs = [beside.needs(), Version::Six.needs(), vec![Need::PhpRedis6Compression]].concat();
         cases.push(case(name, &needs, move || both_ways(beside, &Redis::start())));
     }
     cases

@@ -52,6 +52,7 @@ fn lock_expire(beside: Beside, server: &Redis) {
     let warnings = ours(&late.stderr);
     assert_eq!(warnings.len(), 1, "{late}");
     assert!(warnings[0].contains("the session's lock was lost, and the change was not written"), "{late}");
+    assert!(warnings[0].contains("ran longer than redis.session.lock_expire,"), "{late}");
     assert_eq!(server.command(&["GET", KEY]), "mine|i:1;");
 }
 

@@ -126,6 +126,10 @@ fn time_to_wait(beside: Beside, server: &Redis) {
         )
         .run();
     assert!(by_script.stderr.contains("lock for longer than 0.4 s"), "{by_script}");
+    assert!(
+        by_script.stderr.contains("or raise redis.session.lock_retries in"),
+        "what to raise: {by_script}"
+    );
     assert_eq!(server.command(&["GET", LOCK]), "other-host|1", "another's lock is left alone");
 }
 
