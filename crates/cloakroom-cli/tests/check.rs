@@ -7,6 +7,7 @@ use testbed::TempDir;
 use testbed::need::Need;
 use testbed::proxy::{Ending, Proxy};
 use testbed::redis::Redis;
+use testbed::sentinel::Replicated;
 use testbed::suite::{case, run};
 use testbed::twemproxy::Twemproxy;
 
@@ -20,6 +21,7 @@ fn main() {
         ),
         case("json_says_the_same", &[], json_says_the_same),
         case("a_redis_server_is_fine_and_its_password_not_shown", &[Need::Redis], a_redis_server_is_fine),
+        case("what_sentinels_name_is_fine", &[Need::Redis], what_sentinels_name_is_fine),
         case("nothing_is_left_on_the_server", &[Need::Redis], nothing_is_left_on_the_server),
         case("what_endangers_sessions_is_said", &[Need::Redis], what_endangers_sessions_is_said),
         case("several_masters_are_a_problem", &[Need::Redis], several_masters_are_a_problem),
@@ -120,6 +122,21 @@ ok: the store keeps sessions, and locks them
         redis.native()
     );
     Ran::of(&mut command).is(0, &expected, "");
+}
+
+fn what_sentinels_name_is_fine() {
+    let servers = Replicated::start();
+    let ran = check(&[servers.url()]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stdout);
+    let at = format!("(store {} at {})", servers.url(), servers.primary().address());
+    assert!(
+        ran.stdout.contains(&at) && ran.stdout.contains("ok: the store keeps sessions"),
+        "{}",
+        ran.stdout
+    );
+    let unknown = check(&[&servers.url().replace("mymaster", "mymater")]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.stderr.contains("no sentinel knows a primary named \"mymater\""), "{}", unknown.stderr);
 }
 
 fn nothing_is_left_on_the_server() {

@@ -9,6 +9,7 @@ use testbed::TempDir;
 use testbed::cluster::Cluster;
 use testbed::need::Need;
 use testbed::redis::{Program, Redis};
+use testbed::sentinel::Replicated;
 use testbed::twemproxy::Twemproxy;
 
 use crate::{Entry, Subject};
@@ -73,6 +74,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
             let save_path = format!("{}?cafile={}", redis.url(), redis.authority().display());
             Box::new(Server { redis, others: Vec::new(), save_path, _proxy: None })
         },
+        without: &[],
+    },
+    Entry {
+        name: "redis, sentinel",
+        needs: &[Need::Redis],
+        example: "redis+sentinel://h/m",
+        start: || Box::new(Watched::new()),
         without: &[],
     },
     Entry {
@@ -170,6 +178,36 @@ impl Clustered {
         static CASES: AtomicU32 = AtomicU32::new(0);
         let prefix = format!("{}:", CASES.fetch_add(1, Ordering::Relaxed));
         Clustered { cluster: &CLUSTER, prefix }
+    }
+}
+
+/// The primary that a sentinel names, shared by all cases: it takes a second to start.
+struct Watched {
+    servers: &'static Replicated,
+    prefix: String,
+}
+
+impl Watched {
+    fn new() -> Watched {
+        static SERVERS: LazyLock<Replicated> = LazyLock::new(Replicated::start);
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("{}:", CASES.fetch_add(1, Ordering::Relaxed));
+        Watched { servers: &SERVERS, prefix }
+    }
+}
+
+impl Subject for Watched {
+    fn save_path(&self) -> String {
+        format!("{}?prefix={}", self.servers.url(), self.prefix)
+    }
+
+    fn evict(&self, id: &SessionId) {
+        let key = format!("{}{}", self.prefix, id.as_str());
+        assert_eq!(self.servers.primary().command(&["DEL", &key]), "1");
+    }
+
+    fn is_empty(&self) -> bool {
+        self.servers.primary().command(&["KEYS", &format!("{}*", self.prefix)]).is_empty()
     }
 }
 

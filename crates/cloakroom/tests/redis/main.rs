@@ -10,6 +10,7 @@ mod native;
 mod pools;
 mod queue;
 mod refusals;
+mod sentinel;
 mod tls;
 mod unlocked;
 mod wire;
@@ -37,6 +38,7 @@ fn main() {
         native::cases(),
         pools::cases(),
         tls::cases(),
+        sentinel::cases(),
         cluster::cases(),
         docs::cases(),
         unlocked::cases(),

@@ -65,6 +65,8 @@ pub(super) struct Cluster {
     silent: Option<Node>,
     /// What was done over connections that are closed.
     closed: Counters,
+    /// How often a node failed.
+    losses: u64,
 }
 
 impl fmt::Debug for Cluster {
@@ -92,6 +94,7 @@ impl Cluster {
             clients: Vec::new(),
             silent: None,
             closed: Counters::default(),
+            losses: 0,
         }
     }
 
@@ -108,6 +111,7 @@ impl Cluster {
             clients: Vec::new(),
             silent: None,
             closed: Counters::default(),
+            losses: 0,
         }
     }
 
@@ -231,6 +235,11 @@ impl Cluster {
         Ok(all.map(|(_, client)| client).collect())
     }
 
+    /// How often a node failed.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses
+    }
+
     /// The nodes that were asked something.
     pub(super) fn known(&mut self) -> Vec<&mut Client> {
         self.clients.iter_mut().map(|(_, client)| client).collect()
@@ -333,6 +342,7 @@ impl Cluster {
             Err(Failure::Refused(refusal)) => Err(Failure::Refused(refusal)),
             Err(failure) => {
                 self.silent = Some(node.clone());
+                self.losses += 1;
                 Err(match failure {
                     Failure::Cut(error) => {
                         Failure::Cut(io::Error::new(error.kind(), format!("{node}: {error}")))

@@ -9,10 +9,10 @@ use super::keys::Keys;
 use super::member::Member;
 use super::milliseconds;
 use super::queue::Queueing;
-use super::reach::{Again, Attempts};
+use super::reach::{Again, Attempts, Reach};
 use super::scripts::{COMMIT, Call, RENEW, Scope};
 use super::token::Token;
-use super::wire::{Failure, Opening, Request, number, one, stored};
+use super::wire::{Failure, Opening, Request, number, sound, stored};
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Record, Refresh, Renewal, Result, Seen};
 
 /// What a lease holds.
@@ -20,6 +20,15 @@ pub(super) struct Held {
     pub(super) keys: Keys,
     pub(super) token: Token,
     pub(super) found: Found,
+}
+
+/// What the script of a commit answered.
+struct Answered {
+    answer: i64,
+    /// What `WAIT` answered, where it was asked.
+    replicas: Option<Value>,
+    /// Whether it may have been sent twice.
+    again: Again,
 }
 
 /// Whether there was a record under the lock.
@@ -42,8 +51,8 @@ impl Member {
     /// already is not applied twice. Then the lock is gone, and the record shows what became of the first attempt.
     pub(super) fn give_back(&mut self, held: &Held, change: Change<'_>, by: Deadline) -> Result<Committed> {
         self.reach.look_alive(&held.keys);
-        let (answer, again) = match self.commit_script(held, change, by) {
-            Ok(answer) => answer,
+        let Answered { answer, replicas, again } = match self.commit_script(held, change, by) {
+            Ok(answered) => answered,
             Err(failed) => {
                 let (failure, sent) = *failed;
                 let refused = matches!(failure, Failure::Refused(_));
@@ -66,9 +75,28 @@ impl Member {
             }
         };
         match (answer % 10, again) {
-            (1, _) => Ok(self.passed_on(answer, Committed::Done)),
-            (2, _) => Ok(self.passed_on(answer, Committed::Rewritten)),
-            (-1, Again::Yes) => Ok(Committed::Done),
+            (1 | 2, _) => {
+                if answer > 10 {
+                    self.crowd(Duration::from_secs(1));
+                }
+                self.replicated(replicas)?;
+                Ok(if answer % 10 == 1 { Committed::Done } else { Committed::Rewritten })
+            }
+            // This connection has deleted nothing that a replica could confirm.
+            (-1, Again::Yes) if replicas.is_some() && change == Change::Delete => {
+                self.replicated(Some(Value::Int(0))).map(|()| Committed::Done)
+            }
+            // The only server there is has kept it, and nobody else can have had the lock.
+            (-1, Again::Yes) if matches!(self.reach, Reach::Server(_)) => {
+                self.replicated(replicas).map(|()| Committed::Done)
+            }
+            // Where another server may have taken over without the lock, somebody else may have written the same.
+            (-1, Again::Yes) => Err(Error::new(
+                ErrorKind::Unreachable,
+                "the connection was cut during the write, and the lock is gone",
+            )
+            .on(self.endpoint.shown.as_str())
+            .maybe_applied()),
             // Nothing was to be written, and nothing is left to release.
             (-1, Again::No) if matches!(change, Change::Keep) => Ok(Committed::Done),
             (_, Again::No) => {
@@ -92,21 +120,13 @@ impl Member {
         }
     }
 
-    fn passed_on(&mut self, answer: i64, committed: Committed) -> Committed {
-        if answer > 10 {
-            self.crowd(Duration::from_secs(1));
-        }
-        committed
-    }
-
-    /// The script's answer, and whether the request may have been sent twice; with a failure, whether it may have
-    /// been applied.
+    /// What the script answered; with a failure, whether it may have been applied.
     fn commit_script(
         &mut self,
         held: &Held,
         change: Change<'_>,
         by: Deadline,
-    ) -> Result<(i64, Again), Box<(Failure, Again)>> {
+    ) -> Result<Answered, Box<(Failure, Again)>> {
         let (what, bytes, life): (&[u8], &[u8], u64) = match change {
             Change::Write(bytes, ttl) => (b"W", bytes, seconds(ttl)),
             Change::Touch(bytes, ttl) => (b"T", bytes, seconds(ttl)),
@@ -125,8 +145,12 @@ impl Member {
             let grant = grant.to_string();
             let arguments = [held.token.as_bytes(), what, life.as_bytes(), bytes, grant.as_bytes()];
             let call = Call { script: &COMMIT, keys: &held.keys, scope, arguments: &arguments };
-            match self.reach.run(call, Opening::Before, by).and_then(number) {
-                Ok(answer) => return Ok((answer, attempts.again())),
+            let waiting = self.waiting(change, by);
+            let answer = waiting.next(|next| self.reach.run_and(call, next, Opening::Before, by));
+            match answer.and_then(|(answer, replicas)| Ok((number(answer)?, replicas))) {
+                Ok((answer, replicas)) => {
+                    return Ok(Answered { answer, replicas, again: attempts.again() });
+                }
                 // The script stopped at the first key that was not there, before it wrote.
                 Err(Failure::Refused(refusal)) if refusal.in_motion() && whole => whole = false,
                 Err(Failure::Refused(refusal))
@@ -163,14 +187,33 @@ impl Member {
             }
         };
         let mut ask = |request: &Request| {
-            let answer =
-                self.reach.insist(by, |reach| reach.ask(keys, request, Opening::Before, by).and_then(one));
-            answer.map(|(value, _)| value).map_err(|failure| self.reach.error(failure))
+            let answer = self.ask_and_wait(keys, request, change, by);
+            answer.map_err(|failure| self.reach.error(failure))
         };
         match (ask(&request)?, rewrite) {
-            (Value::Int(0), Some(rewrite)) => ask(&rewrite).map(|_| Committed::Rewritten),
-            _ => Ok(Committed::Done),
+            ((Value::Int(0), _), Some(rewrite)) => {
+                let (_, replicas) = ask(&rewrite)?;
+                self.replicated(replicas).map(|()| Committed::Rewritten)
+            }
+            ((_, replicas), _) => self.replicated(replicas).map(|()| Committed::Done),
         }
+    }
+
+    /// One change that may be made twice, and what the replicas say.
+    fn ask_and_wait(
+        &mut self,
+        keys: &Keys,
+        request: &Request,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<(Value, Option<Value>), Failure> {
+        let mut request = request.clone();
+        self.waiting(change, by).next(|next| next.push_to(&mut request));
+        let ask = |reach: &mut Reach| {
+            let mut replies = reach.ask(keys, &request, Opening::Before, by)?.into_iter();
+            Ok((sound(replies.next().unwrap_or_default())?, replies.next()))
+        };
+        self.reach.insist(by, ask).map(|(answers, _)| answers)
     }
 
     /// Writes without a lock, and counts whether that undid another request's change.
@@ -187,18 +230,16 @@ impl Member {
             request = set(&keys.session, bytes, ttl, &[]);
         }
         loop {
-            let answer =
-                self.reach.insist(by, |reach| reach.ask(keys, &request, Opening::Before, by).and_then(one));
-            match answer {
-                Ok((overwritten, _)) if self.asks_overwritten => {
+            match self.ask_and_wait(keys, &request, Change::Write(bytes, ttl), by) {
+                Ok((overwritten, replicas)) if self.asks_overwritten => {
                     let overwritten = stored(overwritten).map_err(|failure| self.reach.error(failure))?;
                     // The same bytes are a repetition, or another request's that came to the same.
                     if Seen::of(overwritten.as_deref()) != seen && overwritten.as_deref() != Some(bytes) {
                         self.counted.conflicts += 1;
                     }
-                    return Ok(Committed::Done);
+                    return self.replicated(replicas).map(|()| Committed::Done);
                 }
-                Ok(_) => return Ok(Committed::Done),
+                Ok((_, replicas)) => return self.replicated(replicas).map(|()| Committed::Done),
                 Err(Failure::Refused(refusal)) if self.asks_overwritten && refusal.misunderstood() => {
                     self.asks_overwritten = false;
                     request = set(&keys.session, bytes, ttl, &[]);
@@ -209,8 +250,7 @@ impl Member {
     }
 
     /// The lease for what was taken, and how to prolong it.
-    pub(super) fn lease(&self, held: Held, lasts: Duration) -> (Lease, Renewal) {
-        let held = Arc::new(held);
+    pub(super) fn lease(&self, held: Arc<Held>, lasts: Duration) -> (Lease, Renewal) {
         let mut reach = self.reach.another();
         let (lock, lease) = (Arc::clone(&held), self.settings.lease);
         let renew = move |by: Deadline| {
@@ -234,8 +274,20 @@ impl Member {
         }
     }
 
+    /// Releases the last lock once more where a server has failed since: whoever takes over may not have heard of the
+    /// release, and everybody would wait for the end of the lease.
+    pub(super) fn release_again(&mut self, by: Deadline) {
+        let losses = self.reach.losses();
+        if self.losses != losses {
+            self.losses = losses;
+            if let Some(held) = self.released.take() {
+                self.orphan = self.release_or_remember(held, by).or_else(|| self.orphan.take());
+            }
+        }
+    }
+
     /// Releases a lock; what may still be ours comes back.
-    pub(super) fn release_or_remember(&mut self, held: Held, by: Deadline) -> Option<Held> {
+    pub(super) fn release_or_remember(&mut self, held: Arc<Held>, by: Deadline) -> Option<Arc<Held>> {
         match self.give_back(&held, Change::Keep, by) {
             Err(error) if error.kind() != ErrorKind::LockLost => Some(held),
             _ => None,

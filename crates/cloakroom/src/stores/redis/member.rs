@@ -38,7 +38,11 @@ pub(super) struct Member {
     /// Whether the open under way has met somebody.
     pub(super) waited_in_line: bool,
     /// A lock that a failed open may have taken.
-    pub(super) orphan: Option<Held>,
+    pub(super) orphan: Option<Arc<Held>>,
+    /// The lock that was released last.
+    pub(super) released: Option<Arc<Held>>,
+    /// How many servers had failed by then: see [`Reach::losses`].
+    pub(super) losses: u64,
     /// Whether a write is asked what it overwrote; until a server of before Redis 6.2 does not understand it.
     pub(super) asks_overwritten: bool,
     /// What was done, exchanges and connections left out.
@@ -58,6 +62,8 @@ impl Member {
             crowded_until: None,
             waited_in_line: false,
             orphan: None,
+            released: None,
+            losses: 0,
             asks_overwritten: true,
             counted: Counters::default(),
         }
@@ -135,13 +141,14 @@ impl Member {
         by: Deadline,
     ) -> Result<Opened> {
         self.release_orphan(by);
+        self.release_again(by);
         self.forget_limits();
         let keys = self.keys(id);
         let token = Token::new()?;
         let Taken { record, lease } = match self.take(&keys, &token, wait, by) {
             Ok(taken) => taken,
             Err(error) => {
-                let held = Held { keys, token, found: Found::Nothing };
+                let held = Arc::new(Held { keys, token, found: Found::Nothing });
                 match (error.kind(), error.outcome()) {
                     // Somebody else's.
                     (ErrorKind::LockBusy, _) => {}
@@ -154,7 +161,7 @@ impl Member {
                 return Err(error);
             }
         };
-        let held = Held { keys, token, found: Found::of(record.as_ref()) };
+        let held = Arc::new(Held { keys, token, found: Found::of(record.as_ref()) });
         if record.is_none() && unknown == Unknown::Refuse {
             if let Err(error) = self.give_back(&held, Change::Keep, by) {
                 self.orphan = Some(held);
@@ -214,7 +221,11 @@ impl Member {
             Hold::Lease(lease) => {
                 let held: Arc<Held> = lease.into_inner()?;
                 match held.keys == keys {
-                    true => self.give_back(&held, change, by),
+                    true => {
+                        let committed = self.give_back(&held, change, by);
+                        self.released = Some(held);
+                        committed
+                    }
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
                 }
             }

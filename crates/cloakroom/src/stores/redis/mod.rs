@@ -13,7 +13,8 @@
 //! In a cluster the lock is `{<prefix><id>}_LOCK`, in the session's hash slot, unless the prefix has a hash tag of its own.
 //!
 //! # What goes on the wire
-//! A new connection begins with `AUTH` and `SELECT` where the URL asks for them; nothing else is asked.
+//! A new connection begins with `AUTH` and `SELECT` where the URL asks for them, and with `ROLE` where sentinels named the
+//! server; nothing else is asked.
 //!
 //! | call | exchanges | commands |
 //! |---|---|---|
@@ -24,6 +25,7 @@
 //! | and nothing is stored, with [`Unknown::Refuse`] | 1 more | `EVALSHA commit` (releases) |
 //! | [`commit`](Store::commit) | 1 | `EVALSHA commit`: compare the lock, `SET EX` / `EXPIRE` / `DEL`, pass the lock on |
 //! | `commit`, unlocked | 1 | `SET EX GET` (without `GET` before Redis 6.2) / `EXPIRE` / `DEL` |
+//! | and `wait_replicas=` | the same | `WAIT` behind it, in the same write |
 //! | renewal | 1 | `EVALSHA renew`, over a connection of its own |
 //! | [`inspect`](Store::inspect) | 1 for each server | `INFO`, `CONFIG GET save`, `CONFIG GET multi-master` |
 //! | [`list`](Store::list) | 1 for 500 keys | `SCAN MATCH <prefix>* TYPE string` |
@@ -34,7 +36,7 @@
 //! locks elsewhere than sessions, and then all goes by scripts, which follow the session. (phpredis behind such a proxy
 //! has its locks where the proxy sends them, and shares none with Cloakroom.)
 //!
-//! The user needs the commands of [`RIGHTS`] on `<prefix>*` (in a cluster also on `{<prefix>*`, and `cluster|slots`). Where
+//! The user needs the commands of [`RIGHTS`] on `<prefix>*` (in a cluster also on `{<prefix>*`, and `cluster|slots`; with sentinels `role`; for `wait_replicas=` `wait`). Where
 //! those of the queue are refused (or a proxy hangs up on them), workers ask for the lock every 1 to 20 ms instead, and
 //! for the queue again after 10 s.
 //!
@@ -49,7 +51,9 @@
 //! after each request for the next minute, so that others find room. (A server with TLS hangs up without a word in that
 //! case: the handshake fails.)
 //!
-//! In a cluster, whatever passes by itself is asked for again until the deadline: a slot that moves, a master that died.
+//! In a cluster and with sentinels, whatever passes by itself is asked for again until the deadline: a slot that moves, a
+//! server that died and that another one takes over from. A change that was sent to a server that died is only known to be
+//! made when its lock is still there; otherwise its outcome is unknown.
 //!
 //! # Native handlers
 //! phpredis asks for the lock every 2 to 20 ms and is never handed one. When its lock value was seen on a session, every
@@ -65,8 +69,10 @@ mod options;
 mod pause;
 mod queue;
 mod reach;
+mod replicas;
 mod reply;
 mod scripts;
+mod sentinel;
 mod token;
 mod wire;
 
@@ -85,6 +91,7 @@ use member::Member;
 use options::{Endpoint, Servers};
 pub use options::{Named, OPTIONS, Options};
 use reach::Reach;
+use sentinel::Sentinel;
 use wire::Client;
 
 /// The largest value of Redis (`proto-max-bulk-len`).
@@ -133,6 +140,20 @@ impl Redis {
                     (weight, Member::new(endpoint, Reach::Server(client), settings.clone()))
                 })
                 .unzip(),
+            Servers::Sentinel { primary, name, sentinels } => {
+                let primary: Arc<Endpoint> = Arc::from(primary);
+                let tls = primary.tls.clone().map(&mut configured);
+                let asked = sentinels
+                    .into_iter()
+                    .map(|sentinel| {
+                        let tls = sentinel.tls.clone().map(&mut configured);
+                        let dialer = Arc::new(Dialer::new(sentinel.address.clone(), tls));
+                        Client::new(Arc::new(sentinel), dialer, &settings)
+                    })
+                    .collect();
+                let reach = Sentinel::new(Arc::clone(&primary), &name, asked, tls, settings.clone());
+                (vec![1], vec![Member::new(primary, Reach::Sentinel(reach), settings)])
+            }
             Servers::Cluster { every, seeds } => {
                 let every: Arc<Endpoint> = Arc::from(every);
                 let tls = every.tls.clone().map(&mut configured);

@@ -34,6 +34,8 @@ const fn named(
 
 const AUTH: &str = "auth";
 const USER: &str = "auth[user]";
+const SENTINEL_AUTH: &str = "sentinel_auth";
+const SENTINEL_USER: &str = "sentinel_auth[user]";
 
 /// Every option of a Redis URL.
 pub const OPTIONS: &[Named] = &[
@@ -61,6 +63,28 @@ pub const OPTIONS: &[Named] = &[
         "cloakroom.timeout",
         "total time of one exchange",
     ),
+    named(
+        "wait_replicas",
+        &[],
+        "a number from 0",
+        "0",
+        "how many replicas must have a change before it counts as written (WAIT, in the same exchange)",
+    ),
+    named(
+        SENTINEL_AUTH,
+        &["sentinel_auth[]", "sentinel_auth[pass]", "sentinel_password"],
+        "a password, or with sentinel_auth[] twice a user and a password",
+        "none",
+        "the sentinels' own password",
+    ),
+    named(
+        SENTINEL_USER,
+        &["sentinel_user", "sentinel_username"],
+        "a name",
+        "none",
+        "the ACL user to authenticate as with the sentinels",
+    ),
+    named("sentinel_tls", &[], "1 or 0", "as the scheme says", "whether the sentinels speak TLS"),
     named(
         "failover",
         &[],
@@ -182,6 +206,14 @@ pub struct Options {
 pub(super) enum Servers {
     /// Each on its own, with its share.
     Pool(Vec<(u32, Endpoint)>),
+    /// The one that sentinels name.
+    Sentinel {
+        /// What holds for whichever server is the primary.
+        primary: Box<Endpoint>,
+        /// What the sentinels call it.
+        name: String,
+        sentinels: Vec<Endpoint>,
+    },
     /// As the nodes of a cluster tell.
     Cluster {
         /// What holds for every node.
@@ -203,6 +235,8 @@ pub(super) struct Endpoint {
     pub(super) prefix: String,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) timeout: Option<Duration>,
+    /// How many replicas must have a change before it counts as written.
+    pub(super) wait_replicas: u32,
     /// Whether the URL holds what phpredis ignores: said when the server wants a password.
     pub(super) ignored_userinfo: bool,
 }
@@ -225,17 +259,62 @@ impl Options {
     pub fn parse(url: &StoreUrl) -> Result<Self> {
         let shown = url.to_string();
         let endpoint = |server| Endpoint::parse(url.scheme_of(server), server);
-        let servers = match url.scheme.ends_with("+cluster") {
-            true => {
+        let servers = match url.scheme.rsplit_once('+') {
+            Some((_, "sentinel")) => sentinels(url, &shown)?,
+            Some((_, "cluster")) => {
                 let (_, mut every) = endpoint(url.server())?;
                 every.shown.clone_from(&shown);
                 let seeds = url.servers.iter().map(|server| address(&url.scheme, server));
                 Servers::Cluster { every: Box::new(every), seeds: seeds.collect::<Result<_>>()? }
             }
-            false => Servers::Pool(url.servers.iter().map(endpoint).collect::<Result<_>>()?),
+            _ => Servers::Pool(url.servers.iter().map(endpoint).collect::<Result<_>>()?),
         };
         Ok(Options { shown, servers })
     }
+}
+
+/// The hosts are sentinels; the options are about the servers that they watch.
+fn sentinels(url: &StoreUrl, shown: &str) -> Result<Servers> {
+    let first = url.server();
+    let given = Given::collect(&first.params)?;
+    let (name, database) = match first.path.trim_start_matches('/').split_once('/') {
+        Some((name, database)) => (name, format!("/{database}")),
+        None => (first.path.trim_start_matches('/'), String::new()),
+    };
+    if name.is_empty() {
+        let what =
+            "session.save_path: the name that the sentinels know the servers by is missing after the hosts";
+        return Err(Error::new(ErrorKind::Config, what)
+            .hint(format!("write {}://host1,host2/NAME, with the NAME of sentinel monitor", url.scheme)));
+    }
+    let (_, mut primary) = Endpoint::parse(&url.scheme, &Server { path: database, ..first.clone() })?;
+    shown.clone_into(&mut primary.shown);
+    let encrypted = match given.one("sentinel_tls") {
+        Some(param) => {
+            let encrypted = param.switch()?;
+            if encrypted && primary.tls.is_none() {
+                return Err(param.refused("0: with plain servers sentinels speak plainly, too"));
+            }
+            encrypted
+        }
+        None => primary.tls.is_some(),
+    };
+    let credentials = given.logged_in_as(SENTINEL_AUTH, SENTINEL_USER, None)?;
+    let sentinel = |server: &Server| {
+        let host = server.host.clone().unwrap_or_default();
+        let port = server.port.unwrap_or(26379);
+        Endpoint {
+            shown: format!("sentinel {host}:{port}"),
+            address: Address::Tcp { host, port },
+            tls: primary.tls.clone().filter(|_| encrypted),
+            credentials: credentials.clone(),
+            database: 0,
+            ignored_userinfo: false,
+            ..primary.clone()
+        }
+    };
+    let sentinels = url.servers.iter().map(sentinel).collect();
+    Ok(Servers::Sentinel { name: name.to_owned(), sentinels, primary: Box::new(primary) })
 }
 
 impl Endpoint {
@@ -243,9 +322,17 @@ impl Endpoint {
         let given = Given::collect(&server.params)?;
         let native = native(scheme);
         let address = address(scheme, server)?;
-        let encrypted =
-            matches!(scheme, "tls" | "ssl" | "rediss" | "valkeys" | "rediss+cluster" | "valkeys+cluster");
+        let encrypted = matches!(scheme.split('+').next(), Some("tls" | "ssl" | "rediss" | "valkeys"));
         let clustered = scheme.ends_with("+cluster");
+        let watched = scheme.ends_with("+sentinel");
+        for name in [SENTINEL_AUTH, SENTINEL_USER, "sentinel_tls"] {
+            if let Some(param) = given.one(name).filter(|_| !watched) {
+                return Err(param.refused("no value here: it is for sentinels"));
+            }
+        }
+        if let Some(weight) = given.one("weight").filter(|_| watched) {
+            return Err(weight.refused("no value here: sentinels name one server"));
+        }
         match (clustered, given.one("weight"), given.one("failover")) {
             (true, Some(weight), _) => {
                 return Err(weight.refused("no value here: a cluster has shares of its own"));
@@ -285,6 +372,10 @@ impl Endpoint {
                 Some(param) if param.number::<f64>("seconds")? == 0.0 => None,
                 Some(param) => Some(seconds(param, "seconds above 0, or 0 for the default")?),
                 None => None,
+            },
+            wait_replicas: match given.one("wait_replicas") {
+                Some(param) => param.number("a number from 0")?,
+                None => 0,
             },
             ignored_userinfo: native && (server.user.is_some() || server.password.is_some()),
             address,
@@ -351,7 +442,7 @@ impl<'a> Given<'a> {
             let earlier = given.iter().filter(|(name, _)| *name == option.name).count();
             // A user and a password are given as a list of two.
             let allowed = match param.name.as_str() {
-                "auth[]" | "auth[0]" | "auth[1]" => 2,
+                "auth[]" | "auth[0]" | "auth[1]" | "sentinel_auth[]" => 2,
                 _ => 1,
             };
             if earlier >= allowed {
@@ -371,11 +462,23 @@ impl<'a> Given<'a> {
     }
 
     fn credentials(&self, server: &Server, native: bool) -> Result<Option<Credentials>> {
-        let mut secrets = self.all(AUTH);
+        self.logged_in_as(AUTH, USER, Some((server, native)))
+    }
+
+    /// What these two options say, and what stands before the `@` of a server, unless phpredis ignores it.
+    fn logged_in_as(
+        &self,
+        auth: &'static str,
+        user: &'static str,
+        server: Option<(&Server, bool)>,
+    ) -> Result<Option<Credentials>> {
+        let nobody = Server::default();
+        let (server, native) = server.unwrap_or((&nobody, true));
+        let mut secrets = self.all(auth);
         if secrets.len() == 2 && secrets[0].name == "auth[1]" {
             secrets.swap(0, 1);
         }
-        let mut user = self.one(USER).map(|param| (param, param.value.reveal()));
+        let mut user = self.one(user).map(|param| (param, param.value.reveal()));
         let mut password = None;
         match secrets[..] {
             [] => {}

@@ -15,7 +15,7 @@ use super::keys::Keys;
 use super::member::Member;
 use super::milliseconds;
 use super::pause::Pause;
-use super::reach::{Again, Attempts, Reach};
+use super::reach::{Again, Attempts, Next, Reach};
 use super::reply::{Refusal, unexpected};
 use super::scripts::{ACQUIRE, Call, Scope, Turn};
 use super::token::Token;
@@ -188,6 +188,8 @@ impl Member {
     ) -> Result<Taken> {
         let (mut asking, mut watching) = (Pause::new(token, 0), Pause::new(token, QUICK));
         while self.queueing != Queueing::Try {
+            // It may be our own of before.
+            self.release_again(by);
             let (place, woken, ends) = match self.turn(keys, token, Turn::Join, by)? {
                 Turned::Taken(taken) => return Ok(taken),
                 Turned::Full(waiters) => {
@@ -314,8 +316,9 @@ impl Member {
             delete.insert(0, b"DEL");
         }
         let call = Call { script: &ACQUIRE, keys, scope: Scope::Queue, arguments: &arguments };
+        let next = if delete.is_empty() { Next::Nothing } else { Next::Command(&delete) };
         let answer =
-            self.reach.insist(by, |reach| match reach.run_and(call, &delete, Opening::WithRequest, by) {
+            self.reach.insist(by, |reach| match reach.run_and(call, next, Opening::WithRequest, by) {
                 Err(Failure::Refused(refusal)) if refusal.in_motion() => Ok(None),
                 answers => answers.map(Some),
             });

@@ -7,6 +7,7 @@ use redis::Value;
 use super::cluster::{Asking, Cluster};
 use super::keys::Keys;
 use super::scripts::{By, Call, Scope};
+use super::sentinel::Sentinel;
 use super::wire::{Client, Failure, Opening, Request, sound};
 use crate::{Counters, Deadline, Error, Result};
 
@@ -15,6 +16,8 @@ use crate::{Counters, Deadline, Error, Result};
 pub(super) enum Reach {
     /// One server at one address.
     Server(Client),
+    /// The server that sentinels name.
+    Sentinel(Sentinel),
     /// The nodes of a cluster.
     Cluster(Cluster),
 }
@@ -45,6 +48,11 @@ impl Attempts {
         }
     }
 
+    /// How many attempts were followed by another.
+    pub(super) fn count(&self) -> u32 {
+        self.repeated
+    }
+
     /// Lets a moment pass before the next attempt, unless it is the second; the answer is false when time is up.
     pub(super) fn pause(&mut self, by: Deadline) -> bool {
         const PAUSES: [u64; 6] = [0, 1, 2, 5, 10, 20];
@@ -66,6 +74,26 @@ pub(super) enum Again {
     No,
 }
 
+/// What goes out in one write with a script.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Next<'a> {
+    Nothing,
+    /// A command of its own.
+    Command(&'a [&'a [u8]]),
+    /// A command about what the script did: it goes wherever the script goes.
+    About(&'a [&'a [u8]]),
+}
+
+impl Next<'_> {
+    pub(super) fn push_to(self, request: &mut Request) {
+        match self {
+            Next::Nothing => {}
+            Next::Command(command) => request.push(command, &[]),
+            Next::About(command) => request.push_about(command),
+        }
+    }
+}
+
 impl Again {
     /// The error, with the outcome unknown where it is.
     pub(super) fn about(self, error: Error) -> Error {
@@ -80,7 +108,7 @@ impl Reach {
     /// The names of the session's keys.
     pub(super) fn keys(&self, session: Vec<u8>) -> Keys {
         match self {
-            Reach::Server(_) => Keys::plain(session),
+            Reach::Server(_) | Reach::Sentinel(_) => Keys::plain(session),
             Reach::Cluster(_) => Keys::in_cluster(session),
         }
     }
@@ -89,6 +117,7 @@ impl Reach {
     pub(super) fn another(&self) -> Reach {
         match self {
             Reach::Server(client) => Reach::Server(client.another()),
+            Reach::Sentinel(sentinel) => Reach::Sentinel(sentinel.another()),
             Reach::Cluster(cluster) => Reach::Cluster(cluster.another()),
         }
     }
@@ -97,6 +126,7 @@ impl Reach {
     pub(super) fn servers(&mut self, by: Deadline) -> Result<Vec<&mut Client>> {
         match self {
             Reach::Server(client) => Ok(vec![client]),
+            Reach::Sentinel(sentinel) => sentinel.servers(by),
             Reach::Cluster(cluster) => cluster.masters(by),
         }
     }
@@ -105,6 +135,7 @@ impl Reach {
     pub(super) fn known(&mut self) -> Vec<&mut Client> {
         match self {
             Reach::Server(client) => vec![client],
+            Reach::Sentinel(sentinel) => sentinel.known_mut().into_iter().collect(),
             Reach::Cluster(cluster) => cluster.known(),
         }
     }
@@ -113,7 +144,17 @@ impl Reach {
     pub(super) fn counters(&self) -> Counters {
         match self {
             Reach::Server(client) => client.counters(),
+            Reach::Sentinel(sentinel) => sentinel.counters(),
             Reach::Cluster(cluster) => cluster.counters(),
+        }
+    }
+
+    /// How often a server was lost that another one may have taken over from since.
+    pub(super) fn losses(&self) -> u64 {
+        match self {
+            Reach::Server(_) => 0,
+            Reach::Sentinel(sentinel) => sentinel.losses(),
+            Reach::Cluster(cluster) => cluster.losses(),
         }
     }
 
@@ -152,6 +193,7 @@ impl Reach {
     ) -> Result<Vec<Value>, Failure> {
         match self {
             Reach::Server(client) => client.ask_patiently(request, opening, longer, by),
+            Reach::Sentinel(sentinel) => sentinel.ask_patiently(request, opening, longer, by),
             Reach::Cluster(cluster) => cluster.ask_patiently(keys, request, opening, asking, longer, by),
         }
     }
@@ -170,6 +212,7 @@ impl Reach {
                 }
                 again
             }
+            Reach::Sentinel(sentinel) => sentinel.heal(attempts, failure, by),
             Reach::Cluster(cluster) => cluster.heal(attempts, failure, by),
         }
     }
@@ -178,6 +221,7 @@ impl Reach {
     pub(super) fn look_alive(&mut self, keys: &Keys) {
         match self {
             Reach::Server(client) => client.look_alive(),
+            Reach::Sentinel(sentinel) => sentinel.look_alive(),
             Reach::Cluster(cluster) => cluster.look_alive(keys),
         }
     }
@@ -186,6 +230,7 @@ impl Reach {
     pub(super) fn look_around(&mut self) {
         match self {
             Reach::Server(client) => client.look_around(),
+            Reach::Sentinel(sentinel) => sentinel.look_around(),
             Reach::Cluster(cluster) => cluster.look_around(),
         }
     }
@@ -194,6 +239,7 @@ impl Reach {
     pub(super) fn rest(&mut self, by: Deadline) {
         match self {
             Reach::Server(client) => client.rest(by),
+            Reach::Sentinel(sentinel) => sentinel.rest(by),
             Reach::Cluster(cluster) => cluster.rest(by),
         }
     }
@@ -202,6 +248,7 @@ impl Reach {
     pub(super) fn error(&self, failure: Failure) -> Error {
         match self {
             Reach::Server(client) => client.error(failure),
+            Reach::Sentinel(sentinel) => sentinel.error(failure),
             Reach::Cluster(cluster) => cluster.error(failure),
         }
     }
@@ -210,6 +257,7 @@ impl Reach {
     pub(super) fn locate(&self, error: Error) -> Error {
         match self {
             Reach::Server(client) => client.locate(error),
+            Reach::Sentinel(sentinel) => sentinel.locate(error),
             Reach::Cluster(cluster) => cluster.locate(error),
         }
     }
@@ -244,27 +292,25 @@ impl Reach {
 
     /// Runs a script, by its text where the server does not know its hash.
     pub(super) fn run(&mut self, call: Call<'_>, opening: Opening, by: Deadline) -> Result<Value, Failure> {
-        self.run_and(call, &[], opening, by).map(|(answer, _)| answer)
+        self.run_and(call, Next::Nothing, opening, by).map(|(answer, _)| answer)
     }
 
-    /// Runs a script and, in the same write, another command, unless that is empty.
+    /// Runs a script and, in the same write, another command.
     pub(super) fn run_and(
         &mut self,
         mut call: Call<'_>,
-        other: &[&[u8]],
+        next: Next<'_>,
         opening: Opening,
         by: Deadline,
     ) -> Result<(Value, Option<Value>), Failure> {
-        if let Reach::Server(_) = self {
+        if !matches!(self, Reach::Cluster(_)) {
             // A proxy sends it where the session is.
             call.scope = Scope::Both;
         }
         let asking = if call.scope == Scope::Queue { Asking::Refuse } else { Asking::Follow };
         let mut run = |called| {
             let mut request = call.request(called);
-            if !other.is_empty() {
-                request.push(other, &[]);
-            }
+            next.push_to(&mut request);
             let replies = self.ask_there(call.keys, &request, opening, asking, Duration::ZERO, by)?;
             let mut replies = replies.into_iter();
             Ok((sound(replies.next().unwrap_or_default())?, replies.next()))

@@ -118,6 +118,11 @@ impl Refusal {
             || (self.code == "ERR" && self.text.contains("while the cluster is down"))
     }
 
+    /// Whether a server answers so while another one takes over from it, or while it starts.
+    pub(super) fn passes_in_failover(&self) -> bool {
+        matches!(self.code.as_str(), "READONLY" | "MASTERDOWN" | "LOADING" | "UNBLOCKED")
+    }
+
     /// Whether this server will not do for now, and another address of its name may.
     pub(super) fn elsewhere(&self) -> bool {
         matches!(self.code.as_str(), "READONLY" | "MASTERDOWN")

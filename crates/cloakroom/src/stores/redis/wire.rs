@@ -24,6 +24,8 @@ pub(super) struct Request {
     bytes: Vec<u8>,
     /// Where each command ends.
     ends: Vec<usize>,
+    /// Whether the last command is about the one before it, and goes wherever that goes.
+    sticks: bool,
 }
 
 impl Request {
@@ -52,31 +54,39 @@ impl Request {
         self.ends.push(self.bytes.len());
     }
 
+    /// Adds a command about the one before it.
+    pub(super) fn push_about(&mut self, command: &[&[u8]]) {
+        self.push(command, &[]);
+        self.sticks = true;
+    }
+
     /// How many commands these are.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The first command alone.
+    /// The first command, and what is about it.
     pub(super) fn first(&self) -> Request {
-        let end = self.ends.first().copied().unwrap_or(0);
-        Request { bytes: self.bytes[..end].to_vec(), ends: self.ends.first().copied().into_iter().collect() }
+        let count = if self.sticks && self.len() == 2 { 2 } else { self.len().min(1) };
+        let ends = self.ends[..count].to_vec();
+        let end = ends.last().copied().unwrap_or(0);
+        Request { bytes: self.bytes[..end].to_vec(), ends, sticks: count == 2 }
     }
 
     /// The commands from this one on.
     pub(super) fn from(&self, index: usize) -> Request {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         let ends = self.ends[index..].iter().map(|end| end - start);
-        Request { bytes: self.bytes[start..].to_vec(), ends: ends.collect() }
+        Request { bytes: self.bytes[start..].to_vec(), ends: ends.collect(), sticks: self.sticks }
     }
 
     /// These commands after those of `first`.
     pub(super) fn after(&self, first: Request) -> Request {
-        let Request { mut bytes, mut ends } = first;
+        let Request { mut bytes, mut ends, .. } = first;
         let start = bytes.len();
         bytes.extend_from_slice(&self.bytes);
         ends.extend(self.ends.iter().map(|end| start + end));
-        Request { bytes, ends }
+        Request { bytes, ends, sticks: self.sticks }
     }
 
     fn head(&mut self, sign: u8, length: usize) {
@@ -116,6 +126,8 @@ pub(super) struct Client {
     link: Option<Link>,
     /// The process that opened the connection.
     pid: u32,
+    /// Whether a new connection asks for the server's role, and takes none but a primary.
+    wants_primary: bool,
     /// Whether the server does not know the user of the URL, but the password.
     password_alone: bool,
     /// Whether the last introduction failed by its user or password.
@@ -148,12 +160,18 @@ impl Client {
             dialer,
             link: None,
             pid: 0,
+            wants_primary: false,
             password_alone: false,
             user_refused: false,
             turned_away: false,
             closes_until: None,
             counters: Counters::default(),
         }
+    }
+
+    /// The same, for a server that is to be a primary.
+    pub(super) fn of_primary(self) -> Self {
+        Client { wants_primary: true, ..self }
     }
 
     /// A second client of the same server, for another thread.
@@ -165,6 +183,7 @@ impl Client {
             timeout: self.timeout,
             link: None,
             pid: 0,
+            wants_primary: self.wants_primary,
             password_alone: self.password_alone,
             user_refused: false,
             turned_away: false,
@@ -390,12 +409,32 @@ impl Client {
         if self.endpoint.database > 0 {
             request.push(&[b"SELECT", self.endpoint.database.to_string().as_bytes()], &[]);
         }
+        if self.wants_primary {
+            request.push(&[b"ROLE"], &[]);
+        }
         request
     }
 
     fn check_introduction(&mut self, replies: &[Value]) -> Result<()> {
-        match replies.iter().find_map(refused) {
-            Some(refusal) => Err(self.not_introduced(&refusal)),
+        let (role, replies) = match replies.split_last() {
+            Some((role, before)) if self.wants_primary => (Some(role), before),
+            _ => (None, replies),
+        };
+        if let Some(refusal) = replies.iter().find_map(refused) {
+            return Err(self.not_introduced(&refusal));
+        }
+        match role {
+            Some(Value::Array(role)) if matches!(role.first(), Some(Value::BulkString(name)) if name == b"master") => {
+                Ok(())
+            }
+            Some(Value::Array(_)) => Err(Error::new(ErrorKind::Unreachable, "the server is not the primary")
+                .hint("wait for the failover; if it lasts, compare SENTINEL MASTERS of all sentinels")),
+            Some(role) => match refused(role) {
+                // A replica then says so when it is to write.
+                Some(refusal) if refusal.forbidden() => Ok(()),
+                Some(refusal) => Err(self.not_introduced(&refusal)),
+                None => Err(unexpected(role)),
+            },
             None => Ok(()),
         }
     }

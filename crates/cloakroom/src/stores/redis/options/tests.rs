@@ -6,6 +6,7 @@ fn parse(text: &str) -> Result<Endpoint> {
         SavePath::Store(url) => match Options::parse(&url)?.servers {
             Servers::Pool(mut servers) => Ok(servers.remove(0).1),
             Servers::Cluster { every, .. } => Ok(*every),
+            Servers::Sentinel { primary, .. } => Ok(*primary),
         },
         SavePath::Detect => panic!("{text} means detection"),
     }
@@ -175,7 +176,7 @@ fn a_cluster_is_named_in_every_form() {
     let seeds = |text: &str| match SavePath::parse(text, &Environment::default()).unwrap() {
         SavePath::Store(url) => match Options::parse(&url).unwrap().servers {
             Servers::Cluster { every, seeds } => (*every, seeds),
-            Servers::Pool(_) => panic!("{text} means a pool"),
+            Servers::Pool(_) | Servers::Sentinel { .. } => panic!("{text} means no cluster"),
         },
         SavePath::Detect => panic!("{text} means detection"),
     };
@@ -240,5 +241,73 @@ fn what_a_cluster_does_not_have_is_refused() {
         ("seed=", "takes host:port"),
     ] {
         assert!(refused(text).contains(said), "{text}: {}", refused(text));
+    }
+}
+
+#[test]
+fn sentinels_are_named_in_every_form() {
+    let sentinels = |text: &str| match SavePath::parse(text, &Environment::default()).unwrap() {
+        SavePath::Store(url) => match Options::parse(&url).unwrap().servers {
+            Servers::Sentinel { primary, name, sentinels } => (*primary, name, sentinels),
+            Servers::Pool(_) | Servers::Cluster { .. } => panic!("{text} names no sentinels"),
+        },
+        SavePath::Detect => panic!("{text} means detection"),
+    };
+    let at = |host: &str, port| Address::Tcp { host: host.into(), port };
+    let known = |endpoint: &Endpoint| {
+        let credentials = endpoint.credentials.as_ref()?;
+        Some((credentials.user.clone(), credentials.password.reveal().to_owned()))
+    };
+    for text in [
+        "redis+sentinel://:pw@h1,[::1]:7001/mymaster/2?sentinel_auth=spw&wait_replicas=1",
+        "valkey+sentinel://pw@h1:26379,[::1]:7001/mymaster?db=2&sentinel_password=spw&wait_replicas=1",
+        "redis://:pw@?host[h1]&host[[::1]:7001]&redis_sentinel=mymaster&dbindex=2&sentinel_auth=spw&wait_replicas=1",
+        "redis:?host[h1]&host[[::1]:7001]&sentinel_master=mymaster&auth=pw&db=2&sentinel_auth[pass]=spw&wait_replicas=1",
+    ] {
+        let (primary, name, sentinels) = sentinels(text);
+        assert_eq!((name.as_str(), primary.database, primary.wait_replicas), ("mymaster", 2, 1), "{text}");
+        assert_eq!(primary.prefix, PREFIX, "{text}");
+        assert_eq!(known(&primary), Some((None, "pw".into())), "{text}");
+        let addresses: Vec<Address> = sentinels.iter().map(|sentinel| sentinel.address.clone()).collect();
+        assert_eq!(addresses, [at("h1", 26379), at("::1", 7001)], "{text}");
+        for sentinel in sentinels {
+            assert_eq!((known(&sentinel), sentinel.database), (Some((None, "spw".into())), 0), "{text}");
+        }
+    }
+    let (_, _, plain) = sentinels("redis+sentinel://:pw@h/m");
+    assert_eq!(known(&plain[0]), None, "the servers' password is not the sentinels'");
+    let (_, _, named) = sentinels("redis+sentinel://h/m?sentinel_auth[]=me&sentinel_auth[]=pw");
+    assert_eq!(known(&named[0]), Some((Some("me".into()), "pw".into())));
+    for (text, encrypted) in [
+        ("rediss+sentinel://h/m", (true, true)),
+        ("valkeys+sentinel://h/m?sentinel_tls=0", (true, false)),
+        ("redis+sentinel://h/m?sentinel_tls=0", (false, false)),
+    ] {
+        let (primary, _, sentinels) = sentinels(text);
+        assert_eq!((primary.tls.is_some(), sentinels[0].tls.is_some()), encrypted, "{text}");
+    }
+    for (text, message) in [
+        (
+            "redis+sentinel://h1,h2",
+            "the name that the sentinels know the servers by is missing after the hosts",
+        ),
+        (
+            "redis+sentinel://h/m?sentinel_tls=1",
+            "option \"sentinel_tls\" takes 0: with plain servers sentinels speak plainly, too (at character 22)",
+        ),
+        (
+            "redis+sentinel://h/m?weight=2",
+            "option \"weight\" takes no value here: sentinels name one server (at character 22)",
+        ),
+        (
+            "redis://h?sentinel_auth=x",
+            "option \"sentinel_auth\" takes no value here: it is for sentinels (at character 11)",
+        ),
+        ("redis+sentinel://h/m/x", "\"/x\" after the host is not the number of a database"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{text}");
+        let shown = error.to_string();
+        assert_eq!(shown.lines().next().unwrap(), format!("session.save_path: {message}"), "{text}");
     }
 }
