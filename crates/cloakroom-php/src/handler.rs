@@ -94,8 +94,6 @@ pub(crate) struct Handler {
     deferred: Option<(SessionId, Error)>,
     renewer: Renewer,
     last_commit: LastCommit,
-    /// Whether this worker has served a request before this one.
-    serves_more: bool,
 }
 
 /// The session that this request has open.
@@ -138,7 +136,6 @@ impl Handler {
             deferred: None,
             renewer: Renewer::new(),
             last_commit: LastCommit::None,
-            serves_more: false,
         }
     }
 
@@ -269,10 +266,9 @@ impl Handler {
         }
     }
 
-    /// What the worker's log is to say of the store, once in its life: how it is set up endangers sessions. A script of
-    /// the command line, and the first request of a worker, pay nothing for it.
+    /// What the worker's log is to say of the store, once in its life: how it is set up endangers sessions.
     pub(crate) fn notice(&mut self) -> Result<Option<String>> {
-        if !self.serves_more || self.is_forked() {
+        if self.is_forked() {
             return Ok(None);
         }
         let by = self.deadline(Duration::ZERO)?;
@@ -283,7 +279,6 @@ impl Handler {
 
     /// The request is over, whatever became of it.
     pub(crate) fn end_request(&mut self) {
-        self.serves_more = true;
         if self.is_forked() {
             self.abandon();
         }

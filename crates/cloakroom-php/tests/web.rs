@@ -33,6 +33,7 @@ fn main() {
     let needs = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Redis];
     all.push(case("redis: an_outage_leaves_the_visitor_the_cookie_and_the_session", &needs, outage));
     all.push(case("redis: what_endangers_sessions_is_logged_once_a_worker", &needs, dangers_are_logged));
+    all.push(case("redis: more_workers_than_the_server_takes_take_turns", &needs, workers_take_turns));
     suite::run(all)
 }
 
@@ -107,6 +108,27 @@ fn dangers_are_logged() {
         log.lines().filter(|line| line.contains("[pool") && line.contains(evicts)).collect();
     assert_eq!(said.len(), 1, "{log}");
     assert!(said[0].contains("hint: set appendonly yes"), "{log}");
+}
+
+/// Twelve workers, and a server that takes five clients.
+fn workers_take_turns() {
+    let place = Place::redis();
+    let Place::Redis(server) = &place else { unreachable!("it was just made") };
+    server.command(&["CONFIG", "SET", "maxclients", "5"]);
+    let site = site(&place, COUNT, |plan| plan.servers(3).workers(4));
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let mut visitor = Browser::at(&site.fleet.url());
+                for number in 1..=20 {
+                    let page = visitor.get("/").body;
+                    assert!(page.starts_with(&format!("{number} app")), "{page}");
+                }
+            });
+        }
+    });
+    let full = "the server has no room for more clients";
+    wait_until("the log says it", Duration::from_secs(30), || site.fleet.log().contains(full));
 }
 
 fn outage() {

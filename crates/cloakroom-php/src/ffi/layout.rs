@@ -93,6 +93,9 @@ fn assertions() -> String {
           void (*row)(int, ...) = php_info_print_table_row;\n\
           const char *(*temporary)(void) = php_get_temporary_directory;\n\
           char *(*environment)(const char *, size_t) = sapi_getenv;\n\
+          _Static_assert(offsetof(sapi_module_struct, name) == 0, \"offset of sapi_module_struct.name\");\n\
+          sapi_module_struct *sapi = &sapi_module;\n\
+          void (*log_line)(const char *, int) = php_log_err_with_severity;\n\
           const char *(*active)(void) = get_active_function_name;\n\
           void (*no_arguments)(void) = zend_wrong_parameters_none_error;\n\
           zval *(*by_name)(const HashTable *, const char *, size_t) = zend_hash_str_find;\n\

@@ -218,6 +218,12 @@ pub(super) struct SaveHandler {
 // SAFETY: immutable, and its pointers are to functions and an immutable string.
 unsafe impl Sync for SaveHandler {}
 
+/// The beginning of `sapi_module_struct`.
+#[repr(C)]
+pub(super) struct SapiModule {
+    pub(super) name: *const c_char,
+}
+
 unsafe extern "C" {
     pub(super) fn pthread_atfork(
         before: Option<extern "C" fn()>,
@@ -249,6 +255,7 @@ unsafe extern "C" {
     pub(super) fn php_info_print_table_row(columns: c_int, ...);
     pub(super) fn php_info_print_table_end();
     pub(super) fn php_get_temporary_directory() -> *const c_char;
+    pub(super) static sapi_module: SapiModule;
     pub(super) fn sapi_getenv(name: *const c_char, length: usize) -> *mut c_char;
     #[cfg(not(php_debug))]
     pub(super) fn _efree(pointer: *mut c_void);
