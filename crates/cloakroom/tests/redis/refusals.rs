@@ -127,10 +127,19 @@ fn workers_take_turns_where_clients_find_no_room() {
                 warned += findings.iter().filter(|finding| finding.what.contains("no room")).count();
             }
         }
+        // Nobody leaves for the others to find room.
+        together.wait();
         (warned, store.counters())
     };
     let done: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..8).map(|number| scope.spawn(move || worker(number))).collect();
+        let workers: Vec<_> = (0..8)
+            .map(|number| {
+                scope.spawn({
+                    let worker = &worker;
+                    move || worker(number)
+                })
+            })
+            .collect();
         workers.into_iter().map(|worker| worker.join().unwrap()).collect()
     });
     let turned_away = done.iter().filter(|(_, counters)| counters.turned_away > 0).count();
