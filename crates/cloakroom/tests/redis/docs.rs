@@ -7,6 +7,7 @@ use cloakroom::stores::redis::{OPTIONS, RIGHTS};
 use cloakroom::{Access, Change, Deadline, Error, Outcome, Result, Settings, Store};
 use testbed::cluster::Cluster;
 use testbed::redis::Redis;
+use testbed::sentinel::Replicated;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
@@ -30,6 +31,11 @@ pub(crate) fn cases() -> Vec<Case> {
         "the_least_rights_are_enough_in_a_cluster",
         REDIS,
         the_least_rights_are_enough_in_a_cluster,
+    ));
+    cases.push(case(
+        "the_least_rights_are_enough_with_sentinels",
+        REDIS,
+        the_least_rights_are_enough_with_sentinels,
     ));
     // One case for each row, so that they run side by side.
     cases.extend(errors().into_iter().map(|row| {
@@ -126,6 +132,37 @@ fn the_least_rights_are_enough_in_a_cluster() {
     for node in cluster.nodes() {
         assert_eq!(node.command(&["ACL", "LOG"]), "", "nothing was refused");
     }
+}
+
+fn the_least_rights_are_enough_with_sentinels() {
+    let text = docs().1;
+    let (servers, sentinels) = ("+role +wait", "+sentinel|get-master-addr-by-name");
+    for right in servers.split(' ').chain([sentinels]) {
+        assert!(text.contains(&format!("`{right}`")), "{right} is not in the docs");
+    }
+    let replicated = Replicated::start();
+    let user = |rights: &[&'static str]| -> Vec<&'static str> {
+        let user = "ACL SETUSER php on >pw resetchannels ~PHPREDIS_SESSION:* -@all";
+        [user]
+            .iter()
+            .chain(rights)
+            .flat_map(|rules| rules.split(' '))
+            .filter(|rule| !rule.is_empty())
+            .collect()
+    };
+    for server in [replicated.primary(), replicated.replica()] {
+        assert_eq!(server.command(&user(&[RIGHTS, servers])), "OK");
+    }
+    let watcher: Vec<&str> = user(&[sentinels]).into_iter().filter(|rule| !rule.starts_with('~')).collect();
+    assert_eq!(replicated.sentinel().command(&watcher), "OK");
+    let save_path = replicated.url().replace("redis+sentinel://", "redis+sentinel://php:pw@");
+    let mut store = store(&format!("{save_path}?sentinel_auth[]=php&sentinel_auth[]=pw&wait_replicas=1"));
+    for _ in 0..3 {
+        increment(store.as_mut(), &id("abc"), EXCLUSIVE).unwrap();
+    }
+    assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:3;");
+    assert_eq!(replicated.primary().command(&["ACL", "LOG"]), "", "nothing was refused");
+    assert_eq!(replicated.sentinel().command(&["ACL", "LOG"]), "", "nothing was refused");
 }
 
 /// A row of the table of errors; `-` for what is healed.
