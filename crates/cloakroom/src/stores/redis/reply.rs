@@ -274,6 +274,23 @@ mod tests {
     }
 
     #[test]
+    fn a_user_that_is_not_known_is_told_from_a_right_that_is_not_given() {
+        for (line, about_credentials) in [
+            ("WRONGPASS invalid username-password pair or user is disabled.", true),
+            // Redis 5 knows no users.
+            ("ERR wrong number of arguments for 'auth' command", true),
+            ("ERR invalid password", true),
+            ("NOAUTH Authentication required.", false),
+            ("NOPERM this user has no permissions to run the 'auth' command", false),
+            ("ERR wrong number of arguments for 'get' command", false),
+        ] {
+            assert_eq!(refusal(line).about_credentials(), about_credentials, "{line}");
+        }
+        assert!(refusal("ERR max number of clients reached").no_room());
+        assert!(!refusal("OOM command not allowed when used memory > 'maxmemory'.").no_room());
+    }
+
+    #[test]
     fn what_a_script_was_refused_is_unwrapped() {
         let wrapped = |inner: &str| {
             refusal(&format!(
