@@ -1,4 +1,5 @@
-//! Every script under `tests/parity/` prints the same with Cloakroom as with PHP's own `files` handler.
+//! Every script under `tests/parity/` prints the same with Cloakroom as with PHP's own `files` handler, and with Cloakroom
+//! standing in for phpredis' handler as with phpredis.
 //!
 //! A script is one or more requests, separated by lines of `// --- next request`; each runs in a PHP of its own on the
 //! same sessions. Lines of `// ini: name=value` hold for all of them. `SESSION_ID` is defined, and the same for all.
@@ -24,8 +25,10 @@ fn main() {
 fn cases(path: &Path) -> Vec<Case> {
     let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
     let code = std::fs::read_to_string(path).unwrap();
-    let (files, redis) = (code.clone(), code);
-    vec![
+    let (files, redis, five, six) = (code.clone(), code.clone(), code.clone(), code);
+    let needs5 = [Need::Php, Need::Redis, Need::PhpIgbinary, Need::PhpRedis];
+    let needs6 = [Need::Php, Need::Redis, Need::PhpRedis6];
+    let mut cases = vec![
         case(format!("files: {name}"), &[Need::Php], move || {
             let directory = TempDir::new();
             compare(&files, |script| {
@@ -40,7 +43,17 @@ fn cases(path: &Path) -> Vec<Case> {
                 script.ini("session.save_handler", "cloakroom").ini("session.save_path", server.native())
             });
         }),
-    ]
+    ];
+    // phpredis does not say how many it removed, so that session_gc() is false there.
+    if name != "gc_says_what_it_removed" {
+        cases.push(case(format!("drop-in, phpredis 5.3: {name}"), &needs5, move || {
+            compare_with_phpredis(&five, |script| script.module("igbinary.so").module("redis.so"));
+        }));
+        cases.push(case(format!("drop-in, phpredis 6: {name}"), &needs6, move || {
+            compare_with_phpredis(&six, |script| script.module(&php::phpredis6().display().to_string()));
+        }));
+    }
+    cases
 }
 
 fn compare(code: &str, ours: impl Fn(Script) -> Script) {
@@ -51,6 +64,22 @@ fn compare(code: &str, ours: impl Fn(Script) -> Script) {
     let expected = run(code, native);
     assert!(!expected.is_empty(), "the script prints nothing, so that it compares nothing");
     assert_eq!(run(code, |script| ours(script.cloakroom())), expected);
+}
+
+/// Without locks: phpredis waits for its own in several of the scripts.
+fn compare_with_phpredis(code: &str, phpredis: impl Fn(Script) -> Script) {
+    let print = |first: fn(Script) -> Script| {
+        let server = Redis::start();
+        let printed = run(code, |script| {
+            phpredis(first(script))
+                .ini("session.save_handler", "redis")
+                .ini("session.save_path", server.native())
+                .ini("redis.session.locking_enabled", "0")
+        });
+        printed.replace(&server.native(), "tcp://server")
+    };
+    let ours = print(|script| script.cloakroom().ini("cloakroom.drop_in", "redis"));
+    assert_eq!(ours, print(|script| script));
 }
 
 /// What all requests print, warnings included.
