@@ -84,8 +84,10 @@ pub(crate) trait Ini {
     fn text(&self, name: &str) -> String;
     /// The setting as a whole number, as PHP reads one: 0 where there is none.
     fn number(&self, name: &str) -> i64;
-    /// Whether somebody set it, as far as PHP lets that be seen; `defaults` are those of the extension's versions.
-    fn is_given(&self, name: &str, defaults: &[&str]) -> bool;
+    /// Whether somebody set it, as far as PHP lets that be seen; `default` is what the extension registers.
+    fn is_given(&self, name: &str, default: &str) -> bool;
+    /// The first number of the extension's version, if it is loaded.
+    fn version(&self) -> Option<u32>;
 }
 
 /// In phpredis 0 means its default for the lock's times. Locking is on: off is what somebody wrote.
@@ -105,20 +107,27 @@ const PHPREDIS: &[(&str, &str)] = &[
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
-    let given = |name: &str, defaults: &[&str]| ini.is_given(name, defaults).then(|| ini.number(name));
-    if given("redis.session.locking_enabled", &["0"]) == Some(0) {
+    const LOCKING: &str = "redis.session.locking_enabled";
+    if ini.number(LOCKING) == 0 && ini.is_given(LOCKING, "0") {
         config.lock = false;
     }
-    // The defaults of 5.3 and of 6.0; 0 stands for them.
-    let retries = given("redis.session.lock_retries", &["10", "100"]).filter(|retries| *retries != 0);
-    let pause = given("redis.session.lock_wait_time", &["2000", "20000"]).filter(|pause| *pause != 0);
-    if retries.is_some() || pause.is_some() {
-        let pause = Duration::from_micros(pause.and_then(|pause| pause.try_into().ok()).unwrap_or(20_000));
-        config.lock_wait = match retries.unwrap_or(100) {
-            ..0 => end_of_request(ini),
-            retries => pause.saturating_mul(u32::try_from(retries).unwrap_or(u32::MAX)).min(FOR_EVER),
+    const RETRIES: &str = "redis.session.lock_retries";
+    const PAUSE: &str = "redis.session.lock_wait_time";
+    let [retries, pause] = match ini.version() {
+        Some(..6) => ["10", "2000"],
+        _ => ["100", "20000"],
+    };
+    // 0 stands for the default.
+    let given = |name: &str, default: &str| ini.number(name) != 0 && ini.is_given(name, default);
+    if given(RETRIES, retries) || given(PAUSE, pause) {
+        let default = |text: &str| text.parse().unwrap_or(0);
+        let retries = Some(ini.number(RETRIES)).filter(|retries| *retries != 0).unwrap_or(default(retries));
+        let pause = Some(ini.number(PAUSE)).filter(|pause| *pause > 0).unwrap_or(default(pause));
+        config.lock_wait = match (u32::try_from(retries), u64::try_from(pause)) {
+            (Ok(retries), Ok(pause)) => Duration::from_micros(pause).saturating_mul(retries).min(FOR_EVER),
+            _ => end_of_request(ini),
         };
-        config.deciding.push(("redis.session.lock_retries", "cloakroom.lock_wait"));
+        config.deciding.push((RETRIES, "cloakroom.lock_wait"));
     }
     if let Ok(seconds @ 1..) = u64::try_from(ini.number("redis.session.lock_expire")) {
         config.store.lease_max = Duration::from_secs(seconds);
@@ -179,8 +188,12 @@ mod tests {
             self.text(name).parse().unwrap_or(0)
         }
 
-        fn is_given(&self, name: &str, _: &[&str]) -> bool {
+        fn is_given(&self, name: &str, _: &str) -> bool {
             self.0.iter().any(|(written, _)| name.strip_prefix("redis.session.") == Some(written))
+        }
+
+        fn version(&self) -> Option<u32> {
+            Some(6)
         }
     }
 

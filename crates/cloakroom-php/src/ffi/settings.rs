@@ -71,7 +71,7 @@ impl Ini for NativeIni<'_> {
     /// PHP does not tell whether a setting still has the value that it was registered with. What can be known: a file or
     /// the command line has it; it differs from what was registered; or it is a string of one character, and not the one
     /// of PHP's own that a default of one character is (and, alas, such a literal in a script).
-    fn is_given(&self, name: &str, defaults: &[&str]) -> bool {
+    fn is_given(&self, name: &str, default: &str) -> bool {
         // SAFETY: the name and its length belong together; only whether the result is null matters.
         let in_file = unsafe { !cfg_get_entry(name.as_ptr().cast(), name.len()).is_null() };
         if in_file {
@@ -83,7 +83,7 @@ impl Ini for NativeIni<'_> {
             return registered.is_some_and(|(_, default)| text.to_bytes() != default.as_bytes());
         }
         match *text.to_bytes() {
-            _ if !defaults.iter().any(|default| default.as_bytes() == text.to_bytes()) => true,
+            _ if text.to_bytes() != default.as_bytes() => true,
             // SAFETY: PHP keeps its own strings for ever; only the address is taken.
             [one] => unsafe {
                 let own = (&raw const (*zend_one_char_string[usize::from(one)]).bytes).cast();
@@ -91,6 +91,16 @@ impl Ini for NativeIni<'_> {
             },
             _ => false,
         }
+    }
+
+    fn version(&self) -> Option<u32> {
+        let entry = loaded(self.0)?;
+        // SAFETY: a loaded module's entry stays where it is; its version is null or a NUL-terminated string of its own.
+        let version = unsafe {
+            let version = (*entry).version;
+            if version.is_null() { c"" } else { CStr::from_ptr(version) }
+        };
+        version.to_string_lossy().split('.').next()?.parse().ok()
     }
 }
 
@@ -106,18 +116,23 @@ pub(super) enum Extension {
 
 impl Extension {
     pub(super) fn of(native: &Native) -> Self {
-        let name = native.extension;
-        // SAFETY: the registry is PHP's own, and changes only while PHP starts, in this thread; it holds pointers to
-        // module entries, which stay where they are.
-        unsafe {
-            let found = zend_hash_str_find(&raw const module_registry, name.as_ptr(), name.count_bytes());
-            match found.as_ref().and_then(Zval::pointer) {
-                None => Extension::Absent,
-                Some(entry) if (*entry.cast::<ModuleEntry>()).module_started == 0 => Extension::Loaded,
-                Some(_) => Extension::Started,
-            }
+        match loaded(native) {
+            None => Extension::Absent,
+            // SAFETY: a loaded module's entry stays where it is.
+            Some(entry) if unsafe { (*entry).module_started } == 0 => Extension::Loaded,
+            Some(_) => Extension::Started,
         }
     }
+}
+
+/// The module entry of a native handler's extension.
+fn loaded(native: &Native) -> Option<*const ModuleEntry> {
+    let name = native.extension;
+    // SAFETY: the registry is PHP's own, and changes only while PHP starts, in this thread; it holds pointers to
+    // module entries.
+    let found =
+        unsafe { zend_hash_str_find(&raw const module_registry, name.as_ptr(), name.count_bytes()).as_ref() };
+    found.and_then(Zval::pointer).map(<*const c_void>::cast)
 }
 
 /// The setting's text, where there is such a setting.
