@@ -1,19 +1,20 @@
 //! The connection to one server: requests out, replies in, nothing else.
 
+mod link;
+
 use std::fmt;
-use std::io::{self, ErrorKind as Io, Read};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Parser, Value};
+use redis::Value;
 
 use super::options::{Credentials, Endpoint};
 use super::reply::{Refusal, unexpected};
-use crate::net::{Conn, Dialer, TlsOptions, certificate_wanted, wants_certificate};
+use crate::net::{Dialer, TlsOptions};
 use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 
-/// A connection that was used this lately is taken to be open still.
-const IDLE: Duration = Duration::from_millis(5);
+use link::Link;
 
 /// How long connections are closed after each request once a server had no room for another client.
 const NO_ROOM: Duration = Duration::from_secs(60);
@@ -137,12 +138,6 @@ pub(super) struct Client {
     /// Until when connections are closed after each request, for others to find room.
     closes_until: Option<Instant>,
     counters: Counters,
-}
-
-struct Link {
-    conn: Conn,
-    parser: Parser,
-    used: Instant,
 }
 
 impl fmt::Debug for Client {
@@ -299,7 +294,6 @@ impl Client {
             // The server has hung up.
             Some(refusal) if refusal.no_room() => {}
             _ => {
-                link.used = Instant::now();
                 self.link = Some(link);
             }
         }
@@ -308,7 +302,7 @@ impl Client {
 
     /// Drops the connection if it died while it was idle: what is sent next is then known not to be lost with it.
     pub(super) fn look_alive(&mut self) {
-        if self.link.as_ref().is_some_and(|link| link.used.elapsed() > IDLE && !link.conn.is_quiet()) {
+        if self.link.as_ref().is_some_and(Link::is_dead) {
             self.link = None;
         }
     }
@@ -394,7 +388,7 @@ impl Client {
         let conn = self.dialer.dial(self.timeout, by.within(self.connect_timeout))?;
         self.counters.connects += 1;
         self.pid = std::process::id();
-        Ok(Link { conn, parser: Parser::new(), used: Instant::now() })
+        Ok(Link::new(conn))
     }
 
     fn introduction(&self) -> Request {
@@ -513,103 +507,5 @@ pub(super) fn number(value: Value) -> Result<i64, Failure> {
     match sound(value)? {
         Value::Int(number) => Ok(number),
         other => Err(Failure::Failed(unexpected(&other))),
-    }
-}
-
-impl Link {
-    fn exchange(&mut self, request: &Request, by: Deadline) -> Result<Vec<Value>, Failure> {
-        let sent = self.conn.send(&request.bytes, by);
-        let mut replies = Vec::with_capacity(request.len());
-        let mut incoming = Incoming { conn: &mut self.conn, by, received: 0, failed: None };
-        if let Err(error) = sent {
-            // A server that hung up meanwhile may have said why.
-            let timely = error.kind() != Io::TimedOut;
-            return Err(match timely.then(|| self.parser.parse_value(&mut incoming)) {
-                Some(Ok(Value::ServerError(error))) => Failure::Refused(Refusal::of(&error)),
-                _ => broken(error),
-            });
-        }
-        while replies.len() < request.len() {
-            match self.parser.parse_value(&mut incoming) {
-                Ok(value) => replies.push(value),
-                Err(_) if incoming.failed.is_some() => {
-                    // A server that is full says so once, and hangs up.
-                    if let Some(refusal) = replies.iter().find_map(refused) {
-                        return Err(Failure::Refused(refusal));
-                    }
-                    return Err(broken(incoming.failed.unwrap_or_else(|| Io::UnexpectedEof.into())));
-                }
-                Err(error) => {
-                    let error =
-                        Error::new(ErrorKind::Corrupt, "the server's answer is not in Redis' protocol")
-                            .source(error)
-                            .hint("check that session.save_path names a Redis server")
-                            .maybe_applied();
-                    return Err(Failure::Failed(error));
-                }
-            }
-        }
-        // Bytes that nobody asked for would be taken for the next answer.
-        let asked: Option<usize> = replies.iter().map(length).sum();
-        if asked.is_some_and(|asked| asked != incoming.received) {
-            return Err(Failure::Failed(
-                Error::new(ErrorKind::Corrupt, "the server answered more than it was asked").maybe_applied(),
-            ));
-        }
-        Ok(replies)
-    }
-}
-
-/// How many bytes this reply had on the wire; `None` for those that have more than one form.
-fn length(value: &Value) -> Option<usize> {
-    let digits = |number: usize| number.checked_ilog10().unwrap_or(0) as usize + 1;
-    Some(match value {
-        Value::Nil | Value::Okay => 5,
-        Value::Int(number) => {
-            digits(usize::try_from(number.unsigned_abs()).ok()?) + 3 + usize::from(*number < 0)
-        }
-        Value::BulkString(bytes) => digits(bytes.len()) + 5 + bytes.len(),
-        Value::Array(items) => digits(items.len()) + 3 + items.iter().map(length).sum::<Option<usize>>()?,
-        _ => return None,
-    })
-}
-
-fn broken(error: io::Error) -> Failure {
-    match error.kind() {
-        Io::TimedOut => Failure::Failed(
-            Error::new(ErrorKind::Timeout, "the server did not answer in time")
-                .hint("see what keeps it busy, or raise cloakroom.timeout")
-                .maybe_applied(),
-        ),
-        _ if wants_certificate(&error) => Failure::Failed(certificate_wanted(error)),
-        _ => Failure::Cut(error),
-    }
-}
-
-/// The bytes of the replies, and why there are no more of them.
-struct Incoming<'a> {
-    conn: &'a mut Conn,
-    by: Deadline,
-    received: usize,
-    failed: Option<io::Error>,
-}
-
-impl Read for &mut Incoming<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.conn.receive(buffer, self.by) {
-            Ok(0) if !buffer.is_empty() => {
-                self.failed = Some(io::Error::new(Io::UnexpectedEof, "the connection was closed"));
-                Err(Io::UnexpectedEof.into())
-            }
-            Ok(read) => {
-                self.received += read;
-                Ok(read)
-            }
-            Err(error) => {
-                let kind = error.kind();
-                self.failed = Some(error);
-                Err(kind.into())
-            }
-        }
     }
 }
