@@ -37,12 +37,15 @@ extern "C" fn module_startup(_kind: c_int, module_number: c_int) -> c_int {
     if unsafe { (functions.register_module)(&raw const SAVE_HANDLER) } != SUCCESS {
         return FAILURE;
     }
-    stand_in(functions, module_number);
+    for problem in stand_in(functions, module_number) {
+        warn(*problem);
+    }
     SUCCESS
 }
 
-/// Registers the handlers that Cloakroom stands in for; what cannot be is a warning, and the native handler's.
-fn stand_in(functions: &SessionFunctions, module_number: c_int) {
+/// Registers the handlers that Cloakroom stands in for. What cannot be registered stays the native extension's, and
+/// comes back as a warning.
+fn stand_in(functions: &SessionFunctions, module_number: c_int) -> &'static [Text<1024>] {
     let (wanted, refused) = drop_in::named(&ini("cloakroom.drop_in"));
     let mut stands_in: Vec<&Native> = Vec::new();
     let mut seen = Vec::new();
@@ -75,11 +78,7 @@ fn stand_in(functions: &SessionFunctions, module_number: c_int) {
     }
     let _ = STANDS_IN.set(stands_in);
     // Leaked: nothing that needs dropping may be alive when PHP warns.
-    let texts: &[_] = problems.iter().map(message).collect::<Vec<_>>().leak();
-    drop(problems);
-    for text in texts {
-        warn(*text);
-    }
+    problems.iter().map(message).collect::<Vec<_>>().leak()
 }
 
 /// The native handlers whose names Cloakroom has.

@@ -104,13 +104,13 @@ impl Ini for NativeIni<'_> {
     }
 }
 
-/// A native handler's extension while Cloakroom starts.
+/// Whether a native handler's extension is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extension {
     Absent,
-    /// It will start after this one, or (later) it has.
+    /// It is still to start.
     Loaded,
-    /// It started before: PHP takes the first handler of a name.
+    /// It has registered its handlers.
     Started,
 }
 

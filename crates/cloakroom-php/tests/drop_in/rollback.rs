@@ -50,10 +50,20 @@ fn there_and_back(version: Version) {
     let redis = Redis::start();
     let root = TempDir::new();
     root.write("index.php", PAGE);
-    let native = plan(version, &redis, &root, |plan| plan);
-    let ours = plan(version, &redis, &root, |plan| {
-        plan.cloakroom().master_ini("cloakroom.drop_in", "redis,rediscluster")
-    });
+    let phpredis = |plan: Plan| match version {
+        Version::Five => plan.module("igbinary.so").module("redis.so"),
+        Version::Six => plan.module(&testbed::php::phpredis6().display().to_string()),
+    };
+    let cloakroom = |plan: Plan| plan.cloakroom().master_ini("cloakroom.drop_in", "redis,rediscluster");
+    let native = configured(&redis, phpredis(servers(&root)));
+    let ours = configured(
+        &redis,
+        match version {
+            // One fleet keeps phpredis, the other does without it.
+            Version::Five => phpredis(cloakroom(servers(&root))),
+            Version::Six => cloakroom(servers(&root)),
+        },
+    );
     let fleet = native.clone().start();
     let traffic = Traffic::default();
     let visits: Vec<Vec<Visit>> = std::thread::scope(|scope| {
@@ -102,14 +112,12 @@ fn there_and_back(version: Version) {
     assert_eq!(redis.command(&["KEYS", "*_LOCK"]), "");
 }
 
-/// A server that runs phpredis with locks, as its users set it up.
-fn plan(version: Version, redis: &Redis, root: &TempDir, first: fn(Plan) -> Plan) -> Plan {
-    let plan = Plan::serving(root.path()).servers(SERVERS).workers(VISITORS * WINDOWS).forgiving();
-    let plan = first(plan);
-    let plan = match version {
-        Version::Five => plan.module("igbinary.so").module("redis.so"),
-        Version::Six => plan.module(&testbed::php::phpredis6().display().to_string()),
-    };
+fn servers(root: &TempDir) -> Plan {
+    Plan::serving(root.path()).servers(SERVERS).workers(VISITORS * WINDOWS).forgiving()
+}
+
+/// As the users of phpredis set it up, with locks.
+fn configured(redis: &Redis, plan: Plan) -> Plan {
     plan.ini("session.save_handler", "redis")
         .ini("session.save_path", redis.native())
         .ini("redis.session.locking_enabled", "1")
