@@ -419,7 +419,7 @@ impl Handler {
     }
 
     fn change_held(&mut self, held: &mut Held, change: Change<'_>, writer: Writer) -> Result<()> {
-        let becomes = match change {
+        let becomes = || match change {
             Change::Write(data, _) | Change::Touch(data, _) => Some(Seen::of(Some(data))),
             Change::Delete => Some(Seen::of(None)),
             Change::Keep => None,
@@ -431,14 +431,17 @@ impl Handler {
                 return Err(self.stores.failed(error));
             }
             Some(Hold::Unlocked(seen)) => {
-                held.hold = Some(Hold::Unlocked(becomes.unwrap_or(seen)));
+                held.hold = Some(Hold::Unlocked(becomes().unwrap_or_else(|| seen.clone())));
                 self.commit(&held.id, Hold::Unlocked(seen), change, None)
             }
             Some(hold) => self.commit(&held.id, hold, change, held.renewing.take()),
             // A second write of the same session, after the first one released the lock.
-            None => self.change_unopened(&held.id, change, held.written),
+            None => self.change_unopened(&held.id, change, held.written.take()),
         };
-        held.written = becomes.filter(|_| writer == Writer::Script && change != Change::Delete);
+        held.written = match writer {
+            Writer::Script if change != Change::Delete => becomes(),
+            _ => None,
+        };
         done
     }
 
@@ -451,8 +454,8 @@ impl Handler {
             false => Access::Unlocked,
         };
         let opened = self.stores.store()?.open(id, access, by).map_err(|error| self.stores.failed(error))?;
-        let found = Seen::of(opened.record.as_ref().map(|record| record.0.as_slice()));
-        if config.lock && expected.is_some_and(|expected| found != expected) {
+        let found = opened.record.as_ref().map(|record| record.0.as_slice());
+        if config.lock && expected.is_some_and(|expected| !expected.is(found)) {
             self.commit(id, opened.hold, Change::Keep, None)?;
             let what = "another request changed the session after this one had written it";
             let error = Error::new(ErrorKind::LockLost, what)

@@ -5,7 +5,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::hash::{DefaultHasher, Hasher};
 use std::num::NonZeroU32;
 use std::ops::Add;
 use std::time::Duration;
@@ -151,18 +150,19 @@ pub enum Hold {
     Lease(Lease),
 }
 
-/// What a record was when it was read, by its hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen(Option<u64>);
+/// What a record was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen(Option<Record>);
 
 impl Seen {
     /// What this record is; `None` for no record.
     pub fn of(record: Option<&[u8]>) -> Self {
-        Seen(record.map(|bytes| {
-            let mut hasher = DefaultHasher::new();
-            hasher.write(bytes);
-            hasher.finish()
-        }))
+        Seen(record.map(|bytes| Record(bytes.to_vec())))
+    }
+
+    /// Whether this is what was seen.
+    pub fn is(&self, record: Option<&[u8]>) -> bool {
+        self.0.as_ref().map(|seen| seen.0.as_slice()) == record
     }
 }
 

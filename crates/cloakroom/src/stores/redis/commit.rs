@@ -172,7 +172,7 @@ impl Member {
     pub(super) fn write_unlocked(
         &mut self,
         keys: &Keys,
-        seen: Seen,
+        seen: &Seen,
         change: Change<'_>,
         by: Deadline,
     ) -> Result<Committed> {
@@ -220,7 +220,7 @@ impl Member {
     fn overwrite(
         &mut self,
         keys: &Keys,
-        seen: Seen,
+        seen: &Seen,
         bytes: &[u8],
         ttl: Duration,
         by: Deadline,
@@ -234,7 +234,7 @@ impl Member {
                 Ok((overwritten, replicas)) if self.asks_overwritten => {
                     let overwritten = stored(overwritten).map_err(|failure| self.reach.error(failure))?;
                     // The same bytes are a repetition, or another request's that came to the same.
-                    if Seen::of(overwritten.as_deref()) != seen && overwritten.as_deref() != Some(bytes) {
+                    if !seen.is(overwritten.as_deref()) && overwritten.as_deref() != Some(bytes) {
                         self.counted.conflicts += 1;
                     }
                     return self.replicated(replicas).map(|()| Committed::Done);
@@ -251,12 +251,13 @@ impl Member {
 
     /// The lease for what was taken, and how to prolong it.
     pub(super) fn lease(&self, held: Arc<Held>, lasts: Duration) -> (Lease, Renewal) {
-        let mut reach = self.reach.another();
+        let (apart, mut reach) = (Arc::clone(&self.apart), None);
         let (lock, lease) = (Arc::clone(&held), self.settings.lease);
         let renew = move |by: Deadline| {
             let lease = milliseconds(lease).to_string();
             let arguments = [lock.token.as_bytes(), lease.as_bytes()];
             let call = Call { script: &RENEW, keys: &lock.keys, scope: Scope::Lock, arguments: &arguments };
+            let reach = reach.get_or_insert_with(|| apart.another());
             let answer = reach.insist(by, |reach| reach.run(call, Opening::Before, by).and_then(number));
             match answer {
                 Ok((1, _)) => Ok(()),

@@ -27,6 +27,8 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) settings: Settings,
     pub(super) reach: Reach,
+    /// What the renewals' own way is made from; never connected.
+    pub(super) apart: Arc<Reach>,
     pub(super) route: Route,
     pub(super) queueing: Queueing,
     /// Why this server cannot be locked safely.
@@ -54,6 +56,7 @@ impl Member {
         Member {
             endpoint,
             settings,
+            apart: Arc::new(reach.another()),
             reach,
             route: Route::Unknown,
             queueing: Queueing::Listen { cuts: 0 },
@@ -229,7 +232,7 @@ impl Member {
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
                 }
             }
-            Hold::Unlocked(seen) => self.write_unlocked(&keys, seen, change, by),
+            Hold::Unlocked(seen) => self.write_unlocked(&keys, &seen, change, by),
             Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
             Hold::ReadOnly | Hold::Version(_) => {
                 Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))

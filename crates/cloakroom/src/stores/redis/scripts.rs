@@ -1,8 +1,8 @@
 //! The scripts: each decides and acts in one step on the server.
 //!
-//! `ARGV` begins with the names of the session's key and the lock's, from which those of the other keys follow (see
-//! [`super`]). `KEYS` only says where the script is to run: a proxy or a cluster routes by it, the session's key first. A
-//! waiter is named by its lock value, `cloakroom:<32 hex>:<host>:<pid>`.
+//! `KEYS` are the session's key and the lock's, from which those of the other keys follow (see [`super`]): a proxy routes
+//! by the first, a cluster by both. Where only the lock's is declared, the session's is the last of `ARGV`. A waiter is named
+//! by its lock value, `cloakroom:<32 hex>:<host>:<pid>`.
 
 use std::sync::LazyLock;
 
@@ -53,12 +53,16 @@ impl Call<'_> {
             By::Text => (b"EVAL", self.script.text),
         };
         let (session, lock) = (self.keys.session.as_slice(), self.keys.lock.as_slice());
-        let called: &[&[u8]] = match self.scope {
-            Scope::Queue | Scope::Both => &[name, text.as_bytes(), b"2", session, lock, session, lock],
-            Scope::Lock => &[name, text.as_bytes(), b"1", lock, session, lock],
-        };
         let mut request = Request::default();
-        request.push(called, self.arguments);
+        match self.scope {
+            Scope::Queue | Scope::Both => {
+                request.push(&[name, text.as_bytes(), b"2", session, lock], self.arguments);
+            }
+            Scope::Lock => {
+                let arguments = [self.arguments, &[session]].concat();
+                request.push(&[name, text.as_bytes(), b"1", lock], &arguments);
+            }
+        }
         request
     }
 }
@@ -83,7 +87,7 @@ pub(super) enum Turn {
 
 /// Takes the lock, or a place in the queue.
 ///
-/// ARGV from 3: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave,
+/// ARGV: lock value, lease (ms), life of the waiter's mark (ms), most waiters (0 = any number), join or leave,
 /// how many keys to make beside the session's (see [`super::queue::Route`]).
 /// Answers {1, record} with the lock, {2, place, poll, ms} when it has to wait (`poll` not 0: nobody will wake it, since
 /// 1 the lock is free, 2 a native handler has it; `ms` until the lock or the gap ends), {3, waiters} when too many wait, {0} after leaving. A 1 at the end of the
@@ -91,7 +95,9 @@ pub(super) enum Turn {
 pub(super) static ACQUIRE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local session, lock, me = ARGV[1], ARGV[2], ARGV[3]
+local session, lock = KEYS[1], KEYS[2]
+if not lock then session, lock = ARGV[#ARGV], session end
+local me = ARGV[1]
 local queue = lock .. '_QUEUE'
 local function mark(waiter) return lock .. '_WAIT_' .. string.sub(waiter, 11, 42) end
 local function grant(waiter) return lock .. '_GRANT_' .. string.sub(waiter, 11, 42) end
@@ -107,12 +113,12 @@ local function mine(foreign)
 end
 
 -- Names that differ at their end alone stay together under some hashes.
-for number = 1, tonumber(ARGV[8]) do redis.call('set', lock .. '_' .. number .. '_ROUTE', 1, 'PX', 1000) end
+for number = 1, tonumber(ARGV[6]) do redis.call('set', lock .. '_' .. number .. '_ROUTE', 1, 'PX', 1000) end
 local holder = redis.call('get', lock)
 if holder == me or holder == me .. '*' then
   local more = ''
   if redis.call('lrem', queue, 0, me) == 1 and redis.call('exists', queue) == 1 then more = '*' end
-  if more == '*' then redis.call('set', lock, me .. more, 'PX', ARGV[4]) else redis.call('pexpire', lock, ARGV[4]) end
+  if more == '*' then redis.call('set', lock, me .. more, 'PX', ARGV[2]) else redis.call('pexpire', lock, ARGV[2]) end
   return mine(0)
 end
 local head = redis.call('lindex', queue, 0)
@@ -122,7 +128,7 @@ while head and head ~= me and redis.call('exists', mark(head)) == 0 do
 end
 local foreign = holder and string.sub(holder, 1, 10) ~= 'cloakroom:'
 
-if ARGV[7] == 'leave' then
+if ARGV[5] == 'leave' then
   redis.call('lrem', queue, 0, me)
   redis.call('del', mark(me), grant(me))
   if head == me and (foreign or not holder) then
@@ -150,7 +156,7 @@ else
         redis.call('lpop', queue)
         if redis.call('exists', queue) == 1 then more = '*' end
       end
-      redis.call('set', lock, me .. more, 'PX', ARGV[4])
+      redis.call('set', lock, me .. more, 'PX', ARGV[2])
       return mine(marked)
     end
     nudge(head)
@@ -161,7 +167,7 @@ end
 if holder and not foreign and string.sub(holder, -1) ~= '*' then redis.call('append', lock, '*') end
 local place = redis.call('lpos', queue, me)
 if not place then
-  local most = tonumber(ARGV[6])
+  local most = tonumber(ARGV[4])
   if most > 0 and redis.call('llen', queue) >= most then
     for _, waiter in ipairs(redis.call('lrange', queue, 0, -1)) do
       if redis.call('exists', mark(waiter)) == 0 then redis.call('lrem', queue, 0, waiter) end
@@ -171,7 +177,7 @@ if not place then
   place = redis.call('rpush', queue, me) - 1
 end
 redis.call('pexpire', queue, 60000)
-redis.call('set', mark(me), 1, 'PX', ARGV[5])
+redis.call('set', mark(me), 1, 'PX', ARGV[3])
 local poll = 0
 if place == 0 and foreign then poll = 2 elseif place == 0 and not holder then poll = 1 end
 return {2, place, poll, ends, marked}
@@ -181,7 +187,7 @@ return {2, place, poll, ends, marked}
 
 /// Applies a change if the lock is still ours, and passes the lock on.
 ///
-/// ARGV from 3: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
+/// ARGV: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
 /// (ms; 0 = leave the queue alone). Answers 1 done, 2 written again by a touch, 0 lock lost, -1 lock lost and yet the record is as asked; 10 more
 /// when a waiter got the lock, or a gap was left.
 ///
@@ -192,9 +198,10 @@ return {2, place, poll, ends, marked}
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local session, lock = ARGV[1], ARGV[2]
+local session, lock = KEYS[1], KEYS[2]
+if not lock then session, lock = ARGV[#ARGV], session end
 local held = redis.call('get', lock)
-local me, change = ARGV[3], ARGV[4]
+local me, change = ARGV[1], ARGV[2]
 local queue, fair, foreign = lock .. '_QUEUE', lock .. '_FAIR', lock .. '_FOREIGN'
 local function mark(waiter) return lock .. '_WAIT_' .. string.sub(waiter, 11, 42) end
 local waited, waiter, grant, granted, more, state, marked, record
@@ -202,10 +209,10 @@ if held ~= me then
   if held ~= me .. '*' then
     if change == 'K' then return -1 end
     local stored = redis.call('get', session)
-    if (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[6]) then return -1 end
+    if (change == 'D' and not stored) or (change ~= 'D' and stored == ARGV[4]) then return -1 end
     return 0
   end
-  waited = ARGV[7] ~= '0'
+  waited = ARGV[5] ~= '0'
 end
 
 if waited then
@@ -227,11 +234,11 @@ end
 
 local done = 1
 if change == 'W' then
-  redis.call('set', session, ARGV[6], 'EX', ARGV[5])
-  record = ARGV[6]
+  redis.call('set', session, ARGV[4], 'EX', ARGV[3])
+  record = ARGV[4]
 elseif change == 'T' then
-  if redis.call('expire', session, ARGV[5]) == 0 then
-    redis.call('set', session, ARGV[6], 'EX', ARGV[5])
+  if redis.call('expire', session, ARGV[3]) == 0 then
+    redis.call('set', session, ARGV[4], 'EX', ARGV[3])
     done = 2
   end
   if waiter then record = redis.call('get', session) end
@@ -265,10 +272,10 @@ if gap then
 else
   passed = passed + 1
   redis.call('lpop', queue)
-  redis.call('set', lock, waiter .. more, 'PX', ARGV[7])
+  redis.call('set', lock, waiter .. more, 'PX', ARGV[5])
   redis.call('del', mark(waiter))
   redis.call('rpush', grant, record and 'L' .. record or 'N')
-  redis.call('pexpire', grant, ARGV[7])
+  redis.call('pexpire', grant, ARGV[5])
 end
 redis.call('hset', fair, 'passed', passed, 'due', string.format('%.0f', due), 'step', step,
   'last', string.format('%.0f', now))
@@ -278,13 +285,14 @@ return done + 10
     )
 });
 
-/// Prolongs the lock if it is still ours. ARGV from 3: lock value, lease (ms). Answers 1 or 0.
+/// Prolongs the lock if it is still ours. ARGV: lock value, lease (ms). Answers 1 or 0.
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-local held = redis.call('get', ARGV[2])
-if held ~= ARGV[3] and held ~= ARGV[3] .. '*' then return 0 end
-redis.call('pexpire', ARGV[2], ARGV[4])
+local lock = KEYS[2] or KEYS[1]
+local held = redis.call('get', lock)
+if held ~= ARGV[1] and held ~= ARGV[1] .. '*' then return 0 end
+redis.call('pexpire', lock, ARGV[2])
 return 1
 ",
     )
