@@ -118,7 +118,10 @@ impl Connected {
     /// store first turns a connection away. An inspection that fails changes nothing, and is not repeated.
     pub(crate) fn dangers(&mut self, by: Deadline) -> Vec<Finding> {
         let Some(connection) = self.stores.last_mut() else { return Vec::new() };
-        let turned_away = connection.store.counters().turned_away;
+        let Counters { connects, turned_away, .. } = connection.store.counters();
+        if connects == 0 {
+            return Vec::new();
+        }
         if connection.inspected.is_some_and(|then| then > 0 || turned_away == 0) {
             return Vec::new();
         }

@@ -168,23 +168,14 @@ extern "C" fn s_close(data: *mut *mut c_void) -> c_int {
     // SAFETY: PHP passes the address of its own pointer.
     unsafe { *data = null_mut() };
     let closed = with_handler(Handler::close);
-    if closed.is_ok() && serves_requests() {
+    let notice = with_handler(|handler| Ok(handler.notice())).ok().flatten().map(Text::<1024>::new);
+    if let Some(text) = notice {
+        const LOG_NOTICE: c_int = 5;
         // For the log alone: scripts may turn PHP's own notices into exceptions.
-        let text = with_handler(Handler::notice).ok().flatten().map(Text::<1024>::new);
-        if let Some(text) = text {
-            const LOG_NOTICE: c_int = 5;
-            // SAFETY: the text is NUL-terminated; PHP copies it.
-            unsafe { php_log_err_with_severity(text.as_ptr(), LOG_NOTICE) };
-        }
+        // SAFETY: the text is NUL-terminated; PHP copies it.
+        unsafe { php_log_err_with_severity(text.as_ptr(), LOG_NOTICE) };
     }
     finish(closed)
-}
-
-/// Whether this process is there for many requests: a script of the command line is not to pay for what a worker looks at
-/// once.
-fn serves_requests() -> bool {
-    // SAFETY: PHP sets the name before it loads modules, and it is NUL-terminated.
-    unsafe { CStr::from_ptr(sapi_module.name) != c"cli" }
 }
 
 extern "C" fn s_read(

@@ -94,6 +94,8 @@ pub(crate) struct Handler {
     deferred: Option<(SessionId, Error)>,
     renewer: Renewer,
     last_commit: LastCommit,
+    /// What is to be said at the next close.
+    notice: Option<String>,
 }
 
 /// The session that this request has open.
@@ -136,6 +138,7 @@ impl Handler {
             deferred: None,
             renewer: Renewer::new(),
             last_commit: LastCommit::None,
+            notice: None,
         }
     }
 
@@ -266,15 +269,23 @@ impl Handler {
         }
     }
 
-    /// What the worker's log is to say of the store, once in its life: how it is set up endangers sessions.
-    pub(crate) fn notice(&mut self) -> Result<Option<String>> {
-        if self.is_forked() {
-            return Ok(None);
-        }
+    /// Looks once in the worker's life, between two requests, whether how the store is set up endangers sessions.
+    ///
+    /// # Errors
+    /// Where there was no session yet.
+    pub(crate) fn look_around(&mut self) -> Result<()> {
         let by = self.deadline(Duration::ZERO)?;
         let dangers: Vec<String> =
             self.stores.dangers(by).iter().map(|danger| danger.to_string().replace('\n', "; ")).collect();
-        Ok((!dangers.is_empty()).then(|| format!("cloakroom: {}", dangers.join(". "))))
+        if !dangers.is_empty() {
+            self.notice = Some(format!("cloakroom: {}", dangers.join(". ")));
+        }
+        Ok(())
+    }
+
+    /// What PHP's log is to say of it; between two requests nobody can write there.
+    pub(crate) fn notice(&mut self) -> Option<String> {
+        self.notice.take()
     }
 
     /// The request is over, whatever became of it.

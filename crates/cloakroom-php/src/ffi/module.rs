@@ -1,7 +1,7 @@
 //! The module: what PHP finds when it loads the extension, its start and end, `phpinfo()` and `cloakroom_status()`.
 
 use std::cell::UnsafeCell;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
@@ -111,9 +111,19 @@ extern "C" fn module_shutdown(_kind: c_int, module_number: c_int) -> c_int {
 extern "C" fn post_deactivate() -> c_int {
     let _ = with_handler(|handler| {
         handler.end_request();
+        if serves_requests() {
+            handler.look_around()?;
+        }
         Ok(())
     });
     SUCCESS
+}
+
+/// Whether this process is there for many requests: a script of the command line is not to pay for what a worker looks at
+/// once.
+fn serves_requests() -> bool {
+    // SAFETY: PHP sets the name before it loads modules, and it is NUL-terminated.
+    unsafe { CStr::from_ptr(sapi_module.name) != c"cli" }
 }
 
 extern "C" fn info(module: *mut ModuleEntry) {
