@@ -5,6 +5,7 @@ mod link;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -129,8 +130,8 @@ pub(super) struct Client {
     pid: u32,
     /// Whether a new connection asks for the server's role, and takes none but a primary.
     wants_primary: bool,
-    /// Whether the server does not know the user of the URL, but the password.
-    password_alone: bool,
+    /// Whether the server does not know the user of the URL, but the password; known to clients for other threads, too.
+    password_alone: Arc<AtomicBool>,
     /// Whether the last introduction failed by its user or password.
     user_refused: bool,
     /// Whether the server had no room for the last connection.
@@ -156,7 +157,7 @@ impl Client {
             link: None,
             pid: 0,
             wants_primary: false,
-            password_alone: false,
+            password_alone: Arc::default(),
             user_refused: false,
             turned_away: false,
             closes_until: None,
@@ -179,7 +180,7 @@ impl Client {
             link: None,
             pid: 0,
             wants_primary: self.wants_primary,
-            password_alone: self.password_alone,
+            password_alone: Arc::clone(&self.password_alone),
             user_refused: false,
             turned_away: false,
             closes_until: None,
@@ -227,14 +228,17 @@ impl Client {
         by: Deadline,
     ) -> Result<Vec<Value>, Failure> {
         let asked = self.exchange(request, opening, longer, by);
-        if !std::mem::take(&mut self.user_refused) || self.password_alone {
+        if !std::mem::take(&mut self.user_refused) || self.password_alone() {
             return asked;
         }
         // Platforms give out URLs with a user that the server does not know, such as Heroku's "h".
-        self.password_alone = true;
+        self.password_alone.store(true, Ordering::Relaxed);
         let asked_again = self.exchange(request, opening, longer, by);
-        self.password_alone = !std::mem::take(&mut self.user_refused);
-        if self.password_alone { asked_again } else { asked }
+        if std::mem::take(&mut self.user_refused) {
+            self.password_alone.store(false, Ordering::Relaxed);
+            return asked;
+        }
+        asked_again
     }
 
     fn exchange(
@@ -361,7 +365,7 @@ impl Client {
 
     /// Whether the server does not know the user of the URL, but the password.
     pub(super) fn password_alone(&self) -> bool {
-        self.password_alone
+        self.password_alone.load(Ordering::Relaxed)
     }
 
     /// Counts an exchange that is asked for again.
@@ -395,7 +399,7 @@ impl Client {
         let mut request = Request::default();
         if let Some(Credentials { user, password }) = &self.endpoint.credentials {
             let password = password.reveal().as_bytes();
-            match user.as_ref().filter(|_| !self.password_alone) {
+            match user.as_ref().filter(|_| !self.password_alone()) {
                 Some(user) => request.push(&[b"AUTH", user.as_bytes(), password], &[]),
                 None => request.push(&[b"AUTH", password], &[]),
             }
