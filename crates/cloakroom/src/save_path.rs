@@ -231,10 +231,48 @@ impl Param {
             "allow_self_signed",
             "failover",
             "wait_replicas",
+            "persistent_id",
+            "tcp_keepalive",
+            "lazy",
+            "SNI_enabled",
+            "sentinel_tls",
+            "sentinel_auth[user]",
+            "sentinel_user",
+            "sentinel_username",
+            "redis_cluster",
+            "redis_sentinel",
+            "sentinel_master",
         ];
-        let plain =
-            ["stream[", "ssl["].iter().find_map(|list| self.name.strip_prefix(list)?.strip_suffix(']'));
-        !HARMLESS.contains(&plain.unwrap_or(&self.name))
+        // Lists of servers: of phpredis' clusters, and Symfony's.
+        if ["seed", "host"].iter().any(|list| self.name.split('[').next() == Some(list)) {
+            return false;
+        }
+        !HARMLESS.contains(&self.plain_name())
+    }
+
+    /// Whether it may be the rest of a password with an `&` in it, and no option at all.
+    fn may_be_a_piece(&self) -> bool {
+        const SECRETS: &[&str] = &[
+            "auth",
+            "auth[]",
+            "auth[pass]",
+            "auth[0]",
+            "auth[1]",
+            "password",
+            "pass",
+            "passphrase",
+            "sentinel_auth",
+            "sentinel_auth[]",
+            "sentinel_auth[pass]",
+            "sentinel_password",
+        ];
+        self.follows_secret && self.is_secret() && !SECRETS.contains(&self.plain_name())
+    }
+
+    /// The name without what PHP puts around those for TLS.
+    fn plain_name(&self) -> &str {
+        let inside = |list| self.name.strip_prefix(list)?.strip_suffix(']');
+        ["stream[", "ssl["].into_iter().find_map(inside).unwrap_or(&self.name)
     }
 }
 
@@ -320,6 +358,7 @@ impl Server {
         for (index, param) in self.params.iter().enumerate() {
             f.write_str(if index == 0 { "?" } else { "&" })?;
             match param.is_secret() {
+                true if param.may_be_a_piece() => write!(f, "{}", param.value)?,
                 true => write!(f, "{}={}", param.name, param.value)?,
                 false => write!(f, "{}={}", param.name, param.value.reveal())?,
             }

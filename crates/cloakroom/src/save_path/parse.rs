@@ -1,6 +1,7 @@
 //! From the text of the setting to a [`StoreUrl`], with the character of whatever cannot be meant.
 
 use std::net::Ipv6Addr;
+use std::num::NonZeroU16;
 
 use percent_encoding::percent_decode_str;
 
@@ -84,7 +85,13 @@ fn scheme_ends_at(text: &str, colon: usize) -> bool {
     let after = &text[colon + 1..];
     after.starts_with("//")
         || (after.starts_with('/') && text[..colon].eq_ignore_ascii_case("unix"))
-        || (is_redis(&text[..colon].to_ascii_lowercase()) && !after.starts_with(|c: char| c.is_ascii_digit()))
+        || (is_redis(&text[..colon].to_ascii_lowercase()) && !is_port(after))
+}
+
+/// Whether this is what follows the colon in `redis:6379`, a host's name and its port, and not in `redis:1234@?host[h]`.
+fn is_port(after: &str) -> bool {
+    let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    end > 0 && !after[end..].split(['?', '/', ',']).next().is_some_and(|rest| rest.contains('@'))
 }
 
 fn is_redis(scheme: &str) -> bool {
@@ -194,7 +201,7 @@ impl<'a> Cursor<'a> {
             let (path, query) = rest.path_and_query();
             let mut server = Server { path: decode(path.text, path.at)?, ..Server::default() };
             let address = authority.after_userinfo(&mut server)?;
-            address.host_and_port(&mut server)?;
+            address.native_host_and_port(&mut server)?;
             address.needs_host(&server)?;
             server.params = query.map_or(Ok(Vec::new()), Cursor::params)?;
             let first = first.get_or_insert_with(|| scheme.clone());
@@ -334,6 +341,21 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    /// As phpredis reads it: the port follows the last colon. Its 5.3 takes an IPv6 address without brackets alone.
+    fn native_host_and_port(self, server: &mut Server) -> Result<()> {
+        let address = self.text.rsplit_once(':').and_then(|(host, port)| {
+            Some((host.parse::<Ipv6Addr>().is_ok().then_some(host)?, port.parse::<NonZeroU16>().ok()?))
+        });
+        match address {
+            Some((host, port)) => {
+                server.host = Some(host.to_owned());
+                server.port = Some(port.get());
+                Ok(())
+            }
+            None => self.host_and_port(server),
+        }
+    }
+
     fn host_and_port(self, server: &mut Server) -> Result<()> {
         let (host, port) = if let Some(inside) = self.text.strip_prefix('[') {
             let close = inside.find(']').ok_or_else(|| {
@@ -428,6 +450,11 @@ impl<'a> Cursor<'a> {
 /// Reads `host[:port]` at this character.
 pub(super) fn host_and_port(text: &str, at: usize, server: &mut Server) -> Result<()> {
     Cursor { text, at, environment: &Environment::default() }.host_and_port(server)
+}
+
+/// Reads `host:port` at this character, as phpredis does.
+pub(super) fn native_host_and_port(text: &str, at: usize, server: &mut Server) -> Result<()> {
+    Cursor { text, at, environment: &Environment::default() }.native_host_and_port(server)
 }
 
 fn decode(text: &str, at: usize) -> Result<String> {

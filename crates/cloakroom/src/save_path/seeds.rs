@@ -32,7 +32,7 @@ pub(super) fn understand(params: Vec<Param>) -> Result<StoreUrl> {
             _ => return Err(param.refused("host:port, or tls://host:port")),
         };
         let mut server = Server::default();
-        super::parse::host_and_port(place, param.at + param.name.chars().count(), &mut server)?;
+        super::parse::native_host_and_port(place, param.at + param.name.chars().count(), &mut server)?;
         if server.host.is_none() || server.port.is_none() {
             return Err(param.refused("host:port"));
         }

@@ -30,7 +30,7 @@ fn every_form_is_read_and_shown_masked() {
         ("tcp://h?auth[]=u&auth[]=p", "tcp", "tcp://h?auth[]=***&auth[]=***"),
         ("tcp://h?auth[user]=u&auth[pass]=p", "tcp", "tcp://h?auth[user]=u&auth[pass]=***"),
         ("tcp://h?auth=a#b", "tcp", "tcp://h?auth=***"),
-        ("tcp://h?pwd=hunter2&AUTH=hunter2&weight=1", "tcp", "tcp://h?pwd=***&AUTH=***&weight=1"),
+        ("tcp://h?pwd=hunter2&AUTH=hunter2&weight=1", "tcp", "tcp://h?pwd=***&***&weight=1"),
         (
             "tls://h?stream[cafile]=/c&stream[passphrase]=x",
             "tls",
@@ -63,6 +63,14 @@ fn every_form_is_read_and_shown_masked() {
             "redis+sentinel://u:***@h1:1,[::1]:2,h3/m/4?timeout=1&pass=***",
         ),
         ("valkeys+sentinel://h/m", "valkeys+sentinel", "valkeys+sentinel://h/m"),
+        // phpredis 5.3 takes no brackets.
+        ("tcp://::1:6379?weight=1", "tcp", "tcp://[::1]:6379?weight=1"),
+        ("fe80::1:2:6379", "tcp", "tcp://[fe80::1:2]:6379"),
+        ("seed[]=::1:7&seed[]=tls://[::1]:8", "rediss+cluster", "rediss+cluster://[::1]:7,[::1]:8"),
+        // A password that begins as a port does.
+        ("redis:1234@?host[h1:1]", "redis", "redis://:***@h1:1"),
+        ("redis:6379:x@?host[h1:1]", "redis", "redis://6379:***@h1:1"),
+        ("redis:6379?auth=a@b", "tcp", "tcp://redis:6379?auth=***"),
         ("rediss+cluster://:p@h1,h2:7", "rediss+cluster", "rediss+cluster://:***@h1,h2:7"),
         ("redis:?host[h1:1]", "redis", "redis://h1:1"),
         ("redis:?host[[::1]:1]=&auth=x", "redis", "redis://[::1]:1?auth=***"),
@@ -92,11 +100,17 @@ fn an_unknown_option_is_named_unless_it_may_be_a_piece_of_a_password() {
         unknown("tcp://h?weight=2&wieght=1"),
         "session.save_path: unknown option \"wieght\" (at character 18)\nhint: the options of this store are auth, weight"
     );
+    for text in ["seed[]=a:1&seed[]=b:2&tiemout=1", "redis:?host[a]&host[b]&redis_sentinel=m&tiemout=1"] {
+        assert!(unknown(text).starts_with("session.save_path: unknown option \"tiemout\" (at "), "{text}");
+    }
     assert_eq!(
         unknown("tcp://h?auth=hun&ter2=x"),
         "session.save_path: unknown option (at character 18)\nhint: write & in a password as %26; the options of \
          this store are auth, weight"
     );
+    assert_eq!(url("tcp://h?auth=hun&ter2=x").to_string(), "tcp://h?auth=***&***");
+    let known = "tcp://h?auth=hun&persistent_id=a&tcp_keepalive=1&lazy=1&stream[SNI_enabled]=1&pass=***";
+    assert_eq!(url(&known.replace("***", "x")).to_string(), known.replace("hun", "***"));
 }
 
 #[test]
@@ -171,7 +185,8 @@ fn malformed_settings_are_refused_with_the_whole_reason() {
             9,
             "write tcp://host:port,tcp://host:port",
         ),
-        ("tcp://::1:6379", "an IPv6 address stands in brackets", 7, "write tcp://[::1]:6379"),
+        ("tcp://::1", "an IPv6 address stands in brackets", 7, "write tcp://[::1]:6379"),
+        ("redis://::1:6379", "an IPv6 address stands in brackets", 9, "write tcp://[::1]:6379"),
         ("tcp://[h]:6379", "this is not an IPv6 address", 8, "brackets are for addresses such as [::1]"),
         (
             "redis://h1:1,h2:2",

@@ -185,13 +185,15 @@ impl Endpoint {
             credentials: given.credentials(server, native)?,
             database: given.database(scheme, server)?,
             prefix: given.prefix(clustered)?,
-            connect_timeout: given
-                .one("timeout")
-                .map(|param| seconds(param, "seconds above 0"))
-                .transpose()?,
+            connect_timeout: match given.one("timeout") {
+                // phpredis: no limit there, and an error elsewhere.
+                Some(param) if clustered && param.number::<f64>("seconds")? == 0.0 => None,
+                Some(param) => Some(seconds(param, "seconds above 0")?),
+                None => None,
+            },
             timeout: match given.one("read_timeout") {
-                // phpredis: 0 means its default.
-                Some(param) if param.number::<f64>("seconds")? == 0.0 => None,
+                // phpredis: 0 means its default, and less no limit.
+                Some(param) if param.number::<f64>("seconds")? <= 0.0 => None,
                 Some(param) => Some(seconds(param, "seconds above 0, or 0 for the default")?),
                 None => None,
             },
@@ -334,7 +336,7 @@ impl<'a> Given<'a> {
             (user, Some(password)) if !password.reveal().is_empty() => {
                 Ok(Some(Credentials { user: user.filter(|user| !user.is_empty()), password }))
             }
-            // phpredis sends no AUTH for an empty password.
+            // An empty password is none: phpredis sends it, and is refused.
             (None, _) => Ok(None),
             (Some(_), _) => match user_param {
                 Some(param) => Err(param.refused("a password beside it (auth[pass]=)")),

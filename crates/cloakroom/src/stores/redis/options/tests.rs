@@ -47,7 +47,7 @@ fn a_password_and_a_user_are_read_in_every_form() {
         };
         assert_eq!(auth(text), Some((user, "pw".into())), "{text}");
     }
-    // As in phpredis, these send no AUTH.
+    // The last as in phpredis.
     for text in ["tcp://h", "tcp://h?auth=", "tcp://me:pw@h"] {
         assert_eq!(auth(text), None, "{text}");
     }
@@ -71,6 +71,12 @@ fn the_rest_is_read_with_its_defaults() {
     assert_eq!(options.timeout, Some(Duration::from_secs(2)));
 
     assert_eq!(parse("tcp://h?read_timeout=0").unwrap().timeout, None);
+    assert_eq!(parse("tcp://h?read_timeout=-1").unwrap().timeout, None, "in phpredis it has no end");
+    assert_eq!(
+        parse("seed[]=h:1&timeout=0").unwrap().connect_timeout,
+        None,
+        "phpredis' default for clusters"
+    );
     assert_eq!(parse("unix:///run/r.sock").unwrap().address, Address::Unix("/run/r.sock".into()));
     assert_eq!(parse("redis:///run/r.sock?db=4").unwrap().address, Address::Unix("/run/r.sock".into()));
     for text in ["redis://h/4", "redis://h?db=4", "valkey://h/?dbindex=4", "redis://h/4?database=4"] {
