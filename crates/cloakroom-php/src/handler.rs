@@ -516,7 +516,10 @@ impl Handler {
     /// The deadline of one call: an exchange, perhaps a connection before it, and the wait for the lock.
     fn deadline(&self, wait: Duration) -> Result<Deadline> {
         let settings = &self.config()?.store;
-        Ok(Deadline::after(settings.connect_timeout + settings.timeout + wait))
+        let time = settings.connect_timeout + settings.timeout;
+        // The URL's own limits are per server; what heals, heals within these settings' time at least.
+        let theirs = self.stores.peek().and_then(|store| store.time_for_a_call()).unwrap_or_default();
+        Ok(Deadline::after(time.max(theirs) + wait))
     }
 
     fn is_forked(&self) -> bool {

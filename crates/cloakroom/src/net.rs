@@ -134,7 +134,7 @@ fn unreachable(what: String, error: io::Error) -> Error {
     };
     let hint = match error.kind() {
         Io::TimedOut | Io::WouldBlock => {
-            "check the address and the firewall, or raise cloakroom.connect_timeout"
+            "check the address and the firewall, or raise cloakroom.connect_timeout (timeout=, where session.save_path has it)"
         }
         Io::PermissionDenied => "let the user that PHP runs as read and write the socket",
         _ => "check that the server runs and that session.save_path has its address",

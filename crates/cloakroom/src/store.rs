@@ -47,6 +47,11 @@ pub trait Store: Send {
     /// [`Error::outcome`] says whether the change may have been applied all the same.
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed>;
 
+    /// How long one call may take beside its wait for a lock, where the store's URL allows more than the [`Settings`].
+    fn time_for_a_call(&self) -> Option<Duration> {
+        None
+    }
+
     /// Asks the engine how it is set up, and says what endangers sessions there. It may ask for what the engine's user
     /// has no right to know; that is a [`Finding`] too.
     ///

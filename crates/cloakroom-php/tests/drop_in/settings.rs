@@ -10,6 +10,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(wherever_ours("locking_is_on_unless_somebody_turns_it_off", locking_enabled));
     cases.extend(wherever_ours("without_locks_undone_writes_are_counted", conflicts_are_counted));
     cases.extend(wherever_ours("retries_times_pause_is_the_time_to_wait", time_to_wait));
+    cases.extend(wherever_ours("the_time_limits_of_the_save_path_hold_for_a_write", time_limits));
     cases.extend(wherever_ours("endless_retries_end_with_the_lock", endless_retries));
     cases.extend(wherever_ours("lock_failure_readonly_reads_and_refuses_the_write", lock_failure_readonly));
     cases.extend(wherever_ours("early_refresh_prolongs_what_is_only_read", early_refresh));
@@ -136,6 +137,26 @@ fn time_to_wait(beside: Beside, server: &Redis) {
         "what to raise: {by_script}"
     );
     assert_eq!(server.command(&["GET", LOCK]), "other-host|1", "another's lock is left alone");
+}
+
+fn time_limits(beside: Beside, server: &Redis) {
+    let code = format!(
+        "session_id(ID);
+        session_start();
+        $_SESSION['n'] = 1;
+        $redis = fsockopen('127.0.0.1', {});
+        fwrite($redis, \"CLIENT PAUSE 1500 WRITE\\r\\n\");
+        fgets($redis);
+        session_write_close();
+        echo cloakroom_status()['last_commit'];",
+        server.port()
+    );
+    let script = beside
+        .script(server, &code)
+        .ini("session.save_path", format!("{}?timeout=60&read_timeout=60", server.native()))
+        .ini("cloakroom.connect_timeout", "0.2")
+        .ini("cloakroom.timeout", "0.2");
+    assert_eq!(script.run().ok(), "written");
 }
 
 fn endless_retries(beside: Beside, server: &Redis) {

@@ -76,6 +76,12 @@ impl Member {
         self.counted + self.reach.counters()
     }
 
+    /// How long a connection and an exchange may take.
+    pub(super) fn time_for_a_call(&self) -> Duration {
+        let connecting = self.endpoint.connect_timeout.unwrap_or(self.settings.connect_timeout);
+        connecting + self.endpoint.timeout.unwrap_or(self.settings.timeout)
+    }
+
     fn keys(&self, id: &SessionId) -> Keys {
         self.reach.keys([self.endpoint.prefix.as_bytes(), id.as_str().as_bytes()].concat())
     }

@@ -221,6 +221,10 @@ impl Store for Redis {
         committed
     }
 
+    fn time_for_a_call(&self) -> Option<Duration> {
+        self.members.iter().map(Member::time_for_a_call).max()
+    }
+
     fn inspect(&mut self, extent: Extent, by: Deadline) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         for member in &mut self.members {

@@ -93,7 +93,7 @@ fn broken(error: io::Error) -> Failure {
     match error.kind() {
         Io::TimedOut => Failure::Failed(
             Error::new(ErrorKind::Timeout, "the server did not answer in time")
-                .hint("see what keeps it busy, or raise cloakroom.timeout")
+                .hint("see what keeps it busy, or raise cloakroom.timeout (read_timeout=, where session.save_path has it)")
                 .maybe_applied(),
         ),
         _ if wants_certificate(&error) => Failure::Failed(certificate_wanted(error)),
