@@ -103,7 +103,7 @@ const PHPREDIS: &[(&str, &str)] = &[
     ("redis.session.lock_release_cmd", "eval"),
 ];
 
-/// How long a request waits that may wait to its end, where it has none.
+/// How long a request waits that may wait to its end, where it has none, and the longest of all times.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
@@ -130,7 +130,7 @@ fn phpredis(config: &mut Config, ini: &dyn Ini) -> Result<()> {
         config.deciding.push((RETRIES, "cloakroom.lock_wait"));
     }
     if let Ok(seconds @ 1..) = u64::try_from(ini.number("redis.session.lock_expire")) {
-        config.store.lease_max = Duration::from_secs(seconds);
+        config.store.lease_max = Duration::from_secs(seconds).min(FOR_EVER);
         config.store.lease = config.store.lease.min(config.store.lease_max);
         config.deciding.push(("redis.session.lock_expire", "cloakroom.lease_max"));
     }
@@ -267,6 +267,7 @@ mod tests {
         assert_eq!(lease("60"), (15, 60));
         assert_eq!(lease("3600"), (15, 3600));
         assert_eq!(lease("0"), (15, 300));
+        assert_eq!(lease("9223372036854775807"), (15, FOR_EVER.as_secs()), "no clock overflows");
     }
 
     #[test]

@@ -245,7 +245,8 @@ fn native(scheme: &str) -> bool {
 fn seconds(param: &Param, expected: &str) -> Result<Duration> {
     let number: f64 = param.number(expected)?;
     match Duration::try_from_secs_f64(number) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
+        // The clock must not overflow.
+        Ok(duration) if !duration.is_zero() => Ok(duration.min(Duration::from_secs(365 * 24 * 3600))),
         _ => Err(param.refused(expected)),
     }
 }

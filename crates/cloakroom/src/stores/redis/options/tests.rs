@@ -70,6 +70,8 @@ fn the_rest_is_read_with_its_defaults() {
     assert_eq!(options.connect_timeout, Some(Duration::from_millis(1500)));
     assert_eq!(options.timeout, Some(Duration::from_secs(2)));
 
+    let year = Some(Duration::from_secs(365 * 24 * 3600));
+    assert_eq!(parse("tcp://h?timeout=1e19&read_timeout=1e9").unwrap().connect_timeout, year);
     assert_eq!(parse("tcp://h?read_timeout=0").unwrap().timeout, None);
     assert_eq!(parse("tcp://h?read_timeout=-1").unwrap().timeout, None, "in phpredis it has no end");
     assert_eq!(
