@@ -1,5 +1,6 @@
 //! A cluster: which node is asked, slots that move, masters that die.
 
+mod load;
 mod moving;
 mod nodes;
 
@@ -10,7 +11,7 @@ use testbed::need::Need;
 use testbed::suite::Case;
 
 pub(crate) fn cases() -> Vec<Case> {
-    nodes::cases().into_iter().chain(moving::cases()).collect()
+    [nodes::cases(), moving::cases(), load::cases()].into_iter().flatten().collect()
 }
 
 fn case(name: &str, needs: &[Need], run: fn()) -> Case {
