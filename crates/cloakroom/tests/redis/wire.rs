@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("nothing_is_connected_before_the_first_use", REDIS, nothing_is_connected_before_the_first_use),
         case("an_open_is_one_write_of_two_commands", REDIS, an_open_is_one_write_of_two_commands),
         case("a_password_and_a_database_ride_along", REDIS, a_password_and_a_database_ride_along),
+        case("a_refused_introduction_leaves_no_lock", REDIS, a_refused_introduction_leaves_no_lock),
         case("a_refused_password_never_reaches_a_text", REDIS, a_refused_password_never_reaches_a_text),
         case("an_acl_user_is_authenticated", REDIS, an_acl_user_is_authenticated),
         case("a_password_of_any_characters_is_understood", REDIS, a_password_of_any_characters_is_understood),
@@ -146,11 +147,20 @@ fn a_password_and_a_database_ride_along() {
     ] {
         let mut store = store(&format!("{url}{}?{query}", proxy.address()));
         proxy.reset_counts();
+        // The first time, it may be refused: nothing goes with it.
+        put(store.as_mut(), &id("abc"), b"n|i:0;");
+        let first = String::from_utf8_lossy(&proxy.requests()[0]).into_owned();
+        assert!(
+            first.contains("AUTH") && first.contains("SELECT") && !first.contains("EVALSHA"),
+            "{first:?}"
+        );
+        proxy.cut_now();
+        proxy.reset_counts();
         let (_, hold) = lock(store.as_mut(), &id("abc"));
         let requests = proxy.requests();
         let first = String::from_utf8_lossy(&requests[0]);
         assert!(first.contains("AUTH") && first.contains("SELECT"), "{first:?}");
-        assert!(first.contains("EVALSHA"), "in the write of the first command: {first:?}");
+        assert!(first.contains("$2\r\nNX\r\n"), "in the write of the first command: {first:?}");
         store.commit(&id("abc"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
         let databases = redis.command(&["INFO", "keyspace"]);
         assert!(databases.contains("db3:keys=1,") && !databases.contains("db0"), "{databases}");
@@ -163,6 +173,18 @@ fn a_password_and_a_database_ride_along() {
         let requests = proxy.requests();
         assert!(!String::from_utf8_lossy(&requests[0]).contains("EVALSHA"), "{requests:?}");
         redis.command(&["FLUSHALL"]);
+    }
+}
+
+fn a_refused_introduction_leaves_no_lock() {
+    let redis = Redis::start();
+    for save_path in [
+        format!("redis://{}/99", redis.address()),
+        format!("redis://:hunter2@{}", redis.address()),
+        format!("redis://nobody:hunter2@{}", redis.address()),
+    ] {
+        store(&save_path).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+        assert_eq!(redis.command(&["KEYS", "*"]), "", "{save_path}");
     }
 }
 

@@ -112,8 +112,8 @@ pub(super) enum Failure {
 /// When a new connection introduces itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// In the same write as the first request. For requests that do no harm in database 0, or as the default user,
-    /// when the introduction turns out to be refused.
+    /// In the same write as the first request, once it was accepted before. For requests that do no harm in database 0, or
+    /// as the default user, when the introduction turns out to be refused.
     WithRequest,
     /// In an exchange of its own.
     Before,
@@ -132,6 +132,9 @@ pub(super) struct Client {
     wants_primary: bool,
     /// Whether the server does not know the user of the URL, but the password; known to clients for other threads, too.
     password_alone: Arc<AtomicBool>,
+    /// Whether an introduction was accepted before. Until then nothing is sent along with one: a lock would be taken as the
+    /// default user, or in database 0.
+    accepted: bool,
     /// Whether the last introduction failed by its user or password.
     user_refused: bool,
     /// Whether the server had no room for the last connection.
@@ -158,6 +161,7 @@ impl Client {
             pid: 0,
             wants_primary: false,
             password_alone: Arc::default(),
+            accepted: false,
             user_refused: false,
             turned_away: false,
             closes_until: None,
@@ -181,6 +185,7 @@ impl Client {
             pid: 0,
             wants_primary: self.wants_primary,
             password_alone: Arc::clone(&self.password_alone),
+            accepted: self.accepted,
             user_refused: false,
             turned_away: false,
             closes_until: None,
@@ -262,16 +267,17 @@ impl Client {
         let mut request = request;
         if introduction.len() > 0 {
             match opening {
-                Opening::Before => {
+                Opening::WithRequest if self.accepted => {
+                    introduced = introduction.len();
+                    joined = request.after(introduction);
+                    request = &joined;
+                }
+                Opening::Before | Opening::WithRequest => {
                     let replies = link.exchange(&introduction, by);
                     self.turned_away = refusal_in(&replies).is_some_and(|refusal| refusal.no_room());
                     let replies = replies?;
                     self.check_introduction(&replies).map_err(Failure::Failed)?;
-                }
-                Opening::WithRequest => {
-                    introduced = introduction.len();
-                    joined = request.after(introduction);
-                    request = &joined;
+                    self.accepted = true;
                 }
             }
         }
