@@ -1,5 +1,6 @@
 //! `cloakroom check`: one session, locked, written, read and deleted for real, by two workers.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use cloakroom::{
@@ -148,6 +149,14 @@ fn random_id() -> Result<SessionId> {
     SessionId::parse(digits.as_bytes())
 }
 
+/// Prints a line. Nobody may read it any more (`| head`): the check goes on and leaves nothing behind.
+macro_rules! say {
+    ($($text:tt)*) => {
+        // There is nobody to tell that it cannot be told.
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    };
+}
+
 /// What is printed while it happens, or as one JSON value at the end.
 struct Report {
     json: bool,
@@ -170,11 +179,11 @@ impl Report {
             return;
         }
         let because = because.map(|because| format!(" ({because})")).unwrap_or_default();
-        println!("store: {url}{because}\n");
+        say!("store: {url}{because}\n");
         for (what, how) in guarantees {
-            println!("  {what:<28} {how}");
+            say!("  {what:<28} {how}");
         }
-        println!("\n  {:<28} {:>10} {:>10} {:>9}", "step", "time", "exchanges", "connects");
+        say!("\n  {:<28} {:>10} {:>10} {:>9}", "step", "time", "exchanges", "connects");
     }
 
     fn step<T>(
@@ -199,7 +208,7 @@ impl Report {
             let failed = if done.is_ok() { "" } else { "  failed" };
             let or_none = |count: u64| if count == 0 { "-".to_owned() } else { count.to_string() };
             let (exchanges, connects) = (or_none(exchanges), or_none(connects));
-            println!("  {name:<28} {milliseconds:>7.2} ms {exchanges:>10} {connects:>9}{failed}");
+            say!("  {name:<28} {milliseconds:>7.2} ms {exchanges:>10} {connects:>9}{failed}");
         }
         done
     }
@@ -221,7 +230,7 @@ impl Report {
         }
         // What is unsafe is the error at the end.
         for finding in findings.iter().filter(|finding| finding.gravity != Gravity::Unsafe) {
-            println!("\n{}: {finding}", gravity(finding));
+            say!("\n{}: {finding}", gravity(finding));
         }
     }
 
@@ -230,9 +239,9 @@ impl Report {
             self.value.insert("ok".into(), error.is_none().into());
             self.value.insert("error".into(), error.map(ToString::to_string).into());
             self.value.insert("steps".into(), self.steps.into());
-            println!("{:#}", Value::Object(self.value));
+            say!("{:#}", Value::Object(self.value));
         } else if error.is_none() {
-            println!("\nok: the store keeps sessions, and locks them");
+            say!("\nok: the store keeps sessions, and locks them");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `cloakroom check` against real stores: the whole output, with its numbers masked.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use testbed::TempDir;
 use testbed::need::Need;
@@ -21,6 +21,11 @@ fn main() {
         ),
         case("json_says_the_same", &[], json_says_the_same),
         case("a_redis_server_is_fine_and_its_password_not_shown", &[Need::Redis], a_redis_server_is_fine),
+        case(
+            "a_reader_that_goes_away_leaves_nothing_behind",
+            &[Need::Redis],
+            a_reader_that_goes_away_leaves_nothing_behind,
+        ),
         case("what_sentinels_name_is_fine", &[Need::Redis], what_sentinels_name_is_fine),
         case("nothing_is_left_on_the_server", &[Need::Redis], nothing_is_left_on_the_server),
         case("what_endangers_sessions_is_said", &[Need::Redis], what_endangers_sessions_is_said),
@@ -122,6 +127,15 @@ ok: the store keeps sessions, and locks them
         redis.native()
     );
     Ran::of(&mut command).is(0, &expected, "");
+}
+
+fn a_reader_that_goes_away_leaves_nothing_behind() {
+    let redis = Redis::start();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
+    let mut child = command.args(["check", &redis.url()]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(redis.command(&["DBSIZE"]), "0");
 }
 
 fn what_sentinels_name_is_fine() {
