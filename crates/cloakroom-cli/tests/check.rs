@@ -236,7 +236,7 @@ fn a_wrong_password_is_a_problem() {
     check(&[&format!("{}?auth=wr0ng", redis.native())]).is(
         1,
         &format!(
-            "store: {store}\n{REDIS}  reach the store                    N ms          1         1  failed\n"
+            "store: {store}\n{REDIS}  reach the store                    N ms          -         1  failed\n"
         ),
         &format!(
             "error: the server answered: WRONGPASS invalid username-password pair or user is disabled. \
