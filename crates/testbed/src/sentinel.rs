@@ -277,9 +277,21 @@ fn of(port: &str) -> [&str; 3] {
     ["--replicaof", "127.0.0.1", port]
 }
 
+/// Waits until the replica confirms what it has. It is online before that, and WAIT asks it in vain for up to a second.
 fn in_sync(primary: &Redis, replica: &Redis) {
-    wait_until("the replica is in sync", FAILOVER, || {
+    let told = || primary.command(&["INFO", "replication"]);
+    let number = |text: &str, name: &str| {
+        let digits = text.split_once(name)?.1.split(|character: char| !character.is_ascii_digit()).next()?;
+        digits.parse::<u64>().ok()
+    };
+    wait_until("the replica is online", FAILOVER, || {
         replica.command(&["INFO", "replication"]).contains("master_link_status:up")
-            && primary.command(&["INFO", "replication"]).contains("state=online")
+            && told().contains("state=online")
+    });
+    // Something to confirm.
+    primary.command(&["PUBLISH", "sync", "1"]);
+    let now = number(&told(), "master_repl_offset:").unwrap_or(0);
+    wait_until("the replica is in sync", FAILOVER, || {
+        number(&told(), "state=online,offset=").is_some_and(|confirmed| confirmed >= now)
     });
 }
