@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_name_that_is_not_known_is_a_fault_of_the_url", REDIS, a_name_that_is_not_known),
         case("sentinels_that_are_down_are_unreachable", REDIS, sentinels_that_are_down),
         case("a_silent_sentinel_is_passed_over", REDIS, a_silent_sentinel_is_passed_over),
+        case("no_connection_to_a_sentinel_is_kept", REDIS, no_connection_to_a_sentinel_is_kept),
         case("a_replica_is_not_taken_for_the_primary", REDIS, a_replica_is_not_taken_for_the_primary),
         case("an_open_outlives_the_primary", REDIS, an_open_outlives_the_primary),
         case("a_commit_outlives_the_primary", REDIS, a_commit_outlives_the_primary),
@@ -133,8 +134,21 @@ fn a_silent_sentinel_is_passed_over() {
     let before = store.counters().connects;
     servers.primary().command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     put(store.as_mut(), &id("abc"), b"n|i:2;");
-    assert_eq!(store.counters().connects - before, 1);
+    // To the sentinel and to the primary.
+    assert_eq!(store.counters().connects - before, 2);
     silent.thaw();
+}
+
+fn no_connection_to_a_sentinel_is_kept() {
+    let servers = Replicated::start();
+    let connected = || servers.sentinel().command(&["CLIENT", "LIST"]).matches("cmd=sentinel").count();
+    let before = connected();
+    let mut stores = [store(servers.url()), store(servers.url()), store(servers.url())];
+    for store in &mut stores {
+        put(store.as_mut(), &id("abc"), b"n|i:1;");
+        assert_eq!(store.counters().connects, 2);
+    }
+    wait_until("they are gone", LIMIT, || connected() == before);
 }
 
 /// A sentinel that was cut off names the primary of before.

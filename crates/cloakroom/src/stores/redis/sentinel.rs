@@ -111,6 +111,8 @@ impl Sentinel {
         by: Deadline,
     ) -> Result<Vec<Value>, Failure> {
         let replies = self.primary(by)?.ask_patiently(request, opening, longer, by)?;
+        // All workers together would fill a sentinel; and one whose host died in silence would be asked first.
+        self.sentinels.iter_mut().for_each(Client::close);
         match replies.first().and_then(refused) {
             // All that follows in the write was refused, too.
             Some(refusal) if refusal.passes_in_failover() => Err(Failure::Refused(refusal)),

@@ -345,6 +345,11 @@ impl Client {
         self.closes_until.is_some()
     }
 
+    /// Closes the connection, which is not needed for now.
+    pub(super) fn close(&mut self) {
+        self.link = None;
+    }
+
     /// Leaves the connection alone if another process opened it: a forked child has a copy of its parent's.
     pub(super) fn look_around(&mut self) {
         let pid = std::process::id();
