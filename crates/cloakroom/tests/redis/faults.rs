@@ -46,6 +46,11 @@ pub(crate) fn cases() -> Vec<Case> {
             an_open_of_a_frozen_server_ends_and_leaves_no_lock,
         ),
         case("a_commit_to_a_frozen_server_is_unknown", REDIS, a_commit_to_a_frozen_server_is_unknown),
+        case(
+            "a_commit_that_failed_leaves_no_lock_for_long",
+            REDIS,
+            a_commit_that_failed_leaves_no_lock_for_long,
+        ),
         case("a_signal_ends_no_exchange_and_no_wait", REDIS, a_signal_ends_no_exchange_and_no_wait),
         case("a_late_answer_is_never_taken_for_the_next", REDIS, a_late_answer_is_never_taken_for_the_next),
     ]
@@ -332,6 +337,19 @@ fn a_commit_to_a_frozen_server_is_unknown() {
         redis.command(&["GET", &key("abc")]) == "n|i:2;"
             && redis.command(&["EXISTS", &lock_key("abc")]) == "0"
     });
+}
+
+fn a_commit_that_failed_leaves_no_lock_for_long() {
+    let Cuttable { redis, proxy, save_path } = cuttable();
+    let mut store = store(&save_path);
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    proxy.refuse(true);
+    proxy.cut_now();
+    store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    assert_eq!(redis.command(&["EXISTS", &lock_key("abc")]), "1");
+    proxy.refuse(false);
+    put(store.as_mut(), &id("other"), b"n|i:1;");
+    assert_eq!(redis.command(&["EXISTS", &lock_key("abc")]), "0");
 }
 
 fn a_late_answer_is_never_taken_for_the_next() {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use cloakroom::{Access, Change, Deadline, ErrorKind, Hold, Outcome, Store, Unknown};
 use testbed::need::Need;
-use testbed::redis::Redis;
+use testbed::proxy::Proxy;
+use testbed::redis::{Program, Redis};
 use testbed::sentinel::{NAME, Replicated, Sentinel};
 use testbed::suite::Case;
 use testbed::{free_port, wait_until};
@@ -33,6 +34,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_waiter_outlives_the_primary", REDIS, a_waiter_outlives_the_primary),
         case("a_frozen_primary_ends_one_exchange", REDIS, a_frozen_primary_ends_one_exchange),
         case("a_commit_waits_for_replicas", REDIS, a_commit_waits_for_replicas),
+        case(
+            "a_repeated_change_is_confirmed_by_nobody",
+            &[Need::Valkey],
+            a_repeated_change_is_confirmed_by_nobody,
+        ),
         case("a_user_who_must_not_wait_is_told_so", REDIS, a_user_who_must_not_wait_is_told_so),
         case("no_acknowledged_change_dies_with_its_primary", REDIS, no_acknowledged_change_dies),
     ]
@@ -268,6 +274,33 @@ fn a_commit_waits_for_replicas() {
         committed(&mut hasty, Change::Keep, access).unwrap();
     }
     servers.replica().thaw();
+}
+
+/// The repetition finds the change made, and its connection has written nothing: newer servers confirm that at once.
+fn a_repeated_change_is_confirmed_by_nobody() {
+    let (primary, replica) = (Redis::of(Program::Valkey), Redis::of(Program::Valkey));
+    replica.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    wait_until("the replica follows", LIMIT, || replica.command(&["ROLE"]).contains("connected"));
+    let proxy = Proxy::to(primary.address());
+    let mut store = store(&format!("redis://{}?wait_replicas=1", proxy.address()));
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
+    for access in [EXCLUSIVE, Access::Unlocked] {
+        for change in [Change::Write(b"n|i:2;", LIFETIME), Change::Touch(b"n|i:2;", LIFETIME), Change::Delete]
+        {
+            if access == Access::Unlocked && change != Change::Delete {
+                // Made twice, it is confirmed.
+                continue;
+            }
+            put(store.as_mut(), &id("abc"), b"n|i:2;");
+            let opened = store.open(&id("abc"), access, soon()).unwrap();
+            replica.freeze();
+            proxy.cut_at_reply(1);
+            let error = store.commit(&id("abc"), opened.hold, change, soon()).unwrap_err();
+            assert_eq!(error.outcome(), Outcome::Unknown, "{error}");
+            assert!(!proxy.cut_pending());
+            replica.thaw();
+        }
+    }
 }
 
 fn a_user_who_must_not_wait_is_told_so() {

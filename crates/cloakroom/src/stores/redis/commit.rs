@@ -1,7 +1,7 @@
 //! Giving the lock back, with or without a change, and prolonging it meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
@@ -15,11 +15,21 @@ use super::token::Token;
 use super::wire::{Failure, Opening, Request, number, sound, stored};
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Record, Refresh, Renewal, Result, Seen};
 
+/// How long the lock of another session may keep an open from its own.
+const ASIDE: Duration = Duration::from_millis(250);
+
 /// What a lease holds.
 pub(super) struct Held {
     pub(super) keys: Keys,
     pub(super) token: Token,
     pub(super) found: Found,
+}
+
+/// A lock that may have been left behind.
+pub(super) struct Orphan {
+    held: Arc<Held>,
+    /// When it has ended by itself.
+    until: Instant,
 }
 
 /// What the script of a commit answered.
@@ -82,23 +92,20 @@ impl Member {
                 self.replicated(replicas)?;
                 Ok(if answer % 10 == 1 { Committed::Done } else { Committed::Rewritten })
             }
-            // This connection has deleted nothing that a replica could confirm.
-            (-1, Again::Yes) if replicas.is_some() && change == Change::Delete => {
-                self.replicated(Some(Value::Int(0))).map(|()| Committed::Done)
-            }
+            // Nothing was to be written, and nothing is left to release.
+            (-1, _) if matches!(change, Change::Keep) => Ok(Committed::Done),
             // The only server there is has kept it, and nobody else can have had the lock.
-            (-1, Again::Yes) if matches!(self.reach, Reach::Server(_)) => {
-                self.replicated(replicas).map(|()| Committed::Done)
+            (-1, Again::Yes) if matches!(self.reach, Reach::Server(_)) && replicas.is_none() => {
+                Ok(Committed::Done)
             }
-            // Where another server may have taken over without the lock, somebody else may have written the same.
+            // Where another server may have taken over without the lock, somebody else may have written the same. And
+            // replicas confirm what this connection has written, which is nothing.
             (-1, Again::Yes) => Err(Error::new(
                 ErrorKind::Unreachable,
                 "the connection was cut during the write, and the lock is gone",
             )
             .on(self.endpoint.shown.as_str())
             .maybe_applied()),
-            // Nothing was to be written, and nothing is left to release.
-            (-1, Again::No) if matches!(change, Change::Keep) => Ok(Committed::Done),
             (_, Again::No) => {
                 self.counted.lost_leases += 1;
                 Err(Error::new(
@@ -213,7 +220,13 @@ impl Member {
             let mut replies = reach.ask(keys, &request, Opening::Before, by)?.into_iter();
             Ok((sound(replies.next().unwrap_or_default())?, replies.next()))
         };
-        self.reach.insist(by, ask).map(|(answers, _)| answers)
+        Ok(match self.reach.insist(by, ask)? {
+            // Replicas confirm what this connection has changed, which is nothing: an earlier one may have.
+            ((unchanged @ Value::Int(0), replicas), Again::Yes) => {
+                (unchanged, replicas.map(|_| Value::Int(0)))
+            }
+            (answers, _) => answers,
+        })
     }
 
     /// Writes without a lock, and counts whether that undid another request's change.
@@ -268,30 +281,41 @@ impl Member {
         (Lease::new(held), Renewal { every: lasts / 3, renew: Box::new(renew) })
     }
 
-    /// Releases a lock that an open may have left behind when it failed.
-    pub(super) fn release_orphan(&mut self, by: Deadline) {
-        if let Some(held) = self.orphan.take() {
-            self.orphan = self.release_or_remember(held, by);
+    /// Remembers a lock that may have been left behind when an open or a commit failed.
+    pub(super) fn remember(&mut self, held: Arc<Held>) {
+        self.orphan = Some(Orphan { held, until: Instant::now() + self.settings.lease });
+    }
+
+    /// Releases what was left behind, before `session` is opened.
+    pub(super) fn release_orphan(&mut self, session: &Keys, by: Deadline) {
+        if let Some(orphan) = self.orphan.take().filter(|orphan| Instant::now() < orphan.until)
+            && !self.releases(&orphan.held, session, by)
+        {
+            self.orphan = Some(orphan);
         }
     }
 
     /// Releases the last lock once more where a server has failed since: whoever takes over may not have heard of the
     /// release, and everybody would wait for the end of the lease.
-    pub(super) fn release_again(&mut self, by: Deadline) {
+    pub(super) fn release_again(&mut self, session: &Keys, by: Deadline) {
         let losses = self.reach.losses();
         if self.losses != losses {
             self.losses = losses;
-            if let Some(held) = self.released.take() {
-                self.orphan = self.release_or_remember(held, by).or_else(|| self.orphan.take());
+            if let Some(held) = self.released.take()
+                && !self.releases(&held, session, by)
+            {
+                self.remember(held);
             }
         }
     }
 
-    /// Releases a lock; what may still be ours comes back.
-    pub(super) fn release_or_remember(&mut self, held: Arc<Held>, by: Deadline) -> Option<Arc<Held>> {
-        match self.give_back(&held, Change::Keep, by) {
-            Err(error) if error.kind() != ErrorKind::LockLost => Some(held),
-            _ => None,
+    /// Whether a lock is ours no longer, now that it was released. Where it is not in the way of `session`, that must
+    /// not take long: another node of a cluster may have it, which is dead.
+    pub(super) fn releases(&mut self, held: &Held, session: &Keys, by: Deadline) -> bool {
+        let by = if held.keys == *session { by } else { by.within(ASIDE) };
+        match self.give_back(held, Change::Keep, by) {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::LockLost,
         }
     }
 }

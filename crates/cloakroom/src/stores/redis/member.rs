@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::LARGEST;
-use super::commit::{Found, Held, seconds};
+use super::commit::{Found, Held, Orphan, seconds};
 use super::keys::Keys;
 use super::options::Endpoint;
 use super::queue::{Queueing, Route, Taken};
@@ -39,8 +39,8 @@ pub(super) struct Member {
     pub(super) crowded_until: Option<Instant>,
     /// Whether the open under way has met somebody.
     pub(super) waited_in_line: bool,
-    /// A lock that a failed open may have taken.
-    pub(super) orphan: Option<Arc<Held>>,
+    /// A lock that a failed open may have taken, or a failed commit kept.
+    pub(super) orphan: Option<Orphan>,
     /// The lock that was released last.
     pub(super) released: Option<Arc<Held>>,
     /// How many servers had failed by then: see [`Reach::losses`].
@@ -149,23 +149,24 @@ impl Member {
         unknown: Unknown,
         by: Deadline,
     ) -> Result<Opened> {
-        self.release_orphan(by);
-        self.release_again(by);
-        self.forget_limits();
         let keys = self.keys(id);
+        self.release_orphan(&keys, by);
+        self.release_again(&keys, by);
+        self.forget_limits();
         let token = Token::new()?;
         let Taken { record, lease } = match self.take(&keys, &token, wait, by) {
             Ok(taken) => taken,
             Err(error) => {
-                let held = Arc::new(Held { keys, token, found: Found::Nothing });
+                let held = Arc::new(Held { keys: keys.clone(), token, found: Found::Nothing });
                 match (error.kind(), error.outcome()) {
                     // Somebody else's.
                     (ErrorKind::LockBusy, _) => {}
-                    (_, Outcome::Unknown) => self.orphan = Some(held),
+                    (_, Outcome::Unknown) => self.remember(held),
                     // Nothing was sent.
                     (ErrorKind::Unreachable | ErrorKind::Timeout, Outcome::Refused) => {}
                     // It was answered: the lock may be ours, and only the read refused.
-                    _ => self.orphan = self.release_or_remember(held, by),
+                    _ if self.releases(&held, &keys, by) => {}
+                    _ => self.remember(held),
                 }
                 return Err(error);
             }
@@ -173,7 +174,7 @@ impl Member {
         let held = Arc::new(Held { keys, token, found: Found::of(record.as_ref()) });
         if record.is_none() && unknown == Unknown::Refuse {
             if let Err(error) = self.give_back(&held, Change::Keep, by) {
-                self.orphan = Some(held);
+                self.remember(held);
                 return Err(error);
             }
             return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
@@ -232,7 +233,10 @@ impl Member {
                 match held.keys == keys {
                     true => {
                         let committed = self.give_back(&held, change, by);
-                        self.released = Some(held);
+                        match &committed {
+                            Err(error) if error.kind() != ErrorKind::LockLost => self.remember(held),
+                            _ => self.released = Some(held),
+                        }
                         committed
                     }
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),

@@ -43,8 +43,8 @@
 //! # When the connection dies
 //! Each exchange is repeated once over a new connection. That is safe for reads, for the lock (it holds our token if the
 //! first attempt got it), and for a commit (it compares the lock first); [`commit`] says how the outcome is told. A
-//! request that is not answered in time is not repeated, and its connection is dropped. A lock that such an open may
-//! have left behind is released at the next open, or ends with its lease.
+//! request that is not answered in time is not repeated, and its connection is dropped. A lock that such an open,
+//! or a commit that failed, may have left behind is released at the worker's next open, or ends with its lease.
 //!
 //! A server that has `maxclients` already turns new connections away: they are tried again every few milliseconds until
 //! the call's deadline. Where that happened, or `INFO` shows nine tenths of `maxclients` connected, connections are closed

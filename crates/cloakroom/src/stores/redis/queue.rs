@@ -189,7 +189,7 @@ impl Member {
         let (mut asking, mut watching) = (Pause::new(token, 0), Pause::new(token, QUICK));
         while self.queueing != Queueing::Try {
             // It may be our own of before.
-            self.release_again(by);
+            self.release_again(keys, by);
             let (place, woken, ends) = match self.turn(keys, token, Turn::Join, by)? {
                 Turned::Taken(taken) => return Ok(taken),
                 Turned::Full(waiters) => {
@@ -210,6 +210,7 @@ impl Member {
                     self.waited_in_line = true;
                     let left = wait_by.remaining();
                     if left.is_zero() {
+                        self.leave_quietly(keys, token, by.max(Deadline::after(LATE)));
                         return Err(self.busy(wait));
                     }
                     std::thread::sleep(asking.next(0).min(left));

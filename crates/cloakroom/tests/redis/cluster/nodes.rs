@@ -6,6 +6,7 @@ use cloakroom::{Access, Change, Deadline, ErrorKind};
 use testbed::cluster::Cluster;
 use testbed::need::Need;
 use testbed::php::Script;
+use testbed::proxy::Proxy;
 use testbed::redis::Redis;
 use testbed::suite::Case;
 use testbed::wait_until;
@@ -38,6 +39,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_dead_master_is_replaced_within_a_request", REDIS, a_dead_master_is_replaced_within_a_request),
         case("a_frozen_master_is_replaced_for_the_next_request", REDIS, a_frozen_master_is_replaced),
         case("a_cluster_that_is_down_is_an_error_at_once", REDIS, a_cluster_that_is_down_is_an_error_at_once),
+        case(
+            "a_dead_master_holds_up_only_its_own_sessions",
+            REDIS,
+            a_dead_master_holds_up_only_its_own_sessions,
+        ),
+        case("a_release_that_was_cut_is_no_error", REDIS, a_release_that_was_cut_is_no_error),
     ]
 }
 
@@ -214,6 +221,41 @@ fn a_frozen_master_is_replaced() {
     cluster.agreed();
     assert_eq!(read(store.as_mut(), &id("frozen")), Some(b"n|i:1;".to_vec()));
     master.thaw();
+}
+
+/// A lock that cannot be released now is no reason to keep everybody else waiting.
+fn a_dead_master_holds_up_only_its_own_sessions() {
+    let cluster = Cluster::with(&["--cluster-require-full-coverage", "no"]);
+    let mut store = store(&cluster.url());
+    let (_, hold) = lock(store.as_mut(), &id("lost"));
+    let master = cluster.owner_of(&key("lost"));
+    let elsewhere = |at: &&str| cluster.owner_of(&key(at)).id() != master.id();
+    let far = ["f0", "f1", "f2", "f3", "f4", "f5", "f6", "f7"].into_iter().find(elsewhere).unwrap();
+    put(store.as_mut(), &id(far), b"n|i:1;");
+    master.kill();
+    let brief = Deadline::after(Duration::from_millis(200));
+    store.commit(&id("lost"), hold, Change::Write(b"n|i:1;", LIFETIME), brief).unwrap_err();
+    // Long after anybody would wait.
+    let late = Deadline::after(Duration::from_secs(3600));
+    for _ in 0..3 {
+        let opened = store.open(&id(far), crate::worker::EXCLUSIVE, late).unwrap();
+        store.commit(&id(far), opened.hold, Change::Write(b"n|i:2;", LIFETIME), late).unwrap();
+    }
+}
+
+/// A user who does not see the slots stays with the node that the URL names, which is behind a proxy here.
+fn a_release_that_was_cut_is_no_error() {
+    let cluster = shared();
+    let owner = cluster.owner_of(&key("cut"));
+    assert_eq!(owner.command(&["ACL", "SETUSER", "led", "on", ">pw", "~*", "+@all", "-cluster"]), "OK");
+    let proxy = Proxy::to(owner.address());
+    let mut store = store(&format!("redis+cluster://led:pw@{}", proxy.address()));
+    put(store.as_mut(), &id("cut"), b"n|i:1;");
+    let (_, hold) = lock(store.as_mut(), &id("cut"));
+    proxy.cut_at_reply(1);
+    store.commit(&id("cut"), hold, Change::Keep, soon()).unwrap();
+    assert!(!proxy.cut_pending());
+    assert_eq!(owner.command(&["EXISTS", &lock_key("cut")]), "0");
 }
 
 fn a_cluster_that_is_down_is_an_error_at_once() {
