@@ -56,14 +56,16 @@ impl Attempts {
     /// Lets a moment pass before the next attempt, unless it is the second; the answer is false when time is up.
     pub(super) fn pause(&mut self, by: Deadline) -> bool {
         const PAUSES: [u64; 6] = [0, 1, 2, 5, 10, 20];
+        // With less time, an attempt would only hide why the one before it failed.
+        const ENOUGH: Duration = Duration::from_millis(5);
         let pause = PAUSES.get(self.repeated as usize).or(PAUSES.last()).copied().unwrap_or_default();
         let pause = Duration::from_millis(pause);
         self.repeated += 1;
-        if by.remaining() <= pause {
+        if by.remaining() <= pause + ENOUGH {
             return false;
         }
         std::thread::sleep(pause);
-        true
+        by.remaining() >= ENOUGH
     }
 }
 

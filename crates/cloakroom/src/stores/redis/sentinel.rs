@@ -205,6 +205,8 @@ impl Sentinel {
             match answer.and_then(address) {
                 Ok(Some(address)) => return Ok(address),
                 Ok(None) => unknown = true,
+                // Nobody could answer in no time: whoever failed before says more.
+                Err(_) if last.is_some() && share.passed() => {}
                 Err(failure) => last = Some(not_told(self.sentinels[0].error(failure))),
             }
             self.sentinels.rotate_left(1);
