@@ -172,6 +172,8 @@ fn an_evicted_session_is_written_again() {
         redis.command(&["EXISTS", &key("abc")]) == "0"
     });
     assert_eq!(redis.command(&["EXISTS", &lock_key("abc")]), "1");
+    // Nothing is to be evicted between the touch and the look at what it did.
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
     let committed =
         store.commit(&id("abc"), hold, Change::Touch(&record.unwrap(), LIFETIME), soon()).unwrap();
     assert_eq!(committed, Committed::Rewritten);
