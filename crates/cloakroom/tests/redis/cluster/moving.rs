@@ -24,6 +24,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_lock_is_renewed_while_its_slot_is_moved", REDIS, a_lock_is_renewed),
         case("waiters_go_on_waiting_at_the_new_place", REDIS, waiters_go_on_waiting_at_the_new_place),
         case("waiters_come_while_a_slot_is_moved", REDIS, waiters_come_while_a_slot_is_moved),
+        case("waiters_make_no_second_queue", REDIS, waiters_make_no_second_queue),
+        case(
+            "a_lock_that_was_handed_over_before_is_found",
+            REDIS,
+            a_lock_that_was_handed_over_before_is_found,
+        ),
         case("a_slot_is_left_as_it_was_moved", REDIS, a_slot_is_left_as_it_was_moved),
     ]
 }
@@ -168,7 +174,7 @@ fn a_lock_is_renewed() {
     assert!((renewal.renew)(soon()).is_err());
 }
 
-fn waiting(cluster: &Cluster, session: &str) -> usize {
+fn queued(cluster: &Cluster, session: &str) -> usize {
     let queue = format!("{}_QUEUE", lock_key(session));
     cluster.owner_of(&queue).command(&["LLEN", &queue]).parse().unwrap()
 }
@@ -188,10 +194,10 @@ fn waiters_go_on_waiting_at_the_new_place() {
                 order.lock().unwrap().push(number);
                 store.commit(&id("m8"), hold, Change::Keep, soon()).unwrap();
             });
-            wait_until("it stands in the queue", LIMIT, || waiting(cluster, "m8") == number + 1);
+            wait_until("it stands in the queue", LIMIT, || queued(cluster, "m8") == number + 1);
         }
         cluster.migrate(slot, to);
-        assert_eq!(waiting(cluster, "m8"), 4);
+        assert_eq!(queued(cluster, "m8"), 4);
         holder.commit(&id("m8"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
     });
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3]);
@@ -209,7 +215,7 @@ fn waiters_come_while_a_slot_is_moved() {
         for number in 0..3 {
             let mut store = store(&cluster.url());
             workers.push(scope.spawn(move || increment(store.as_mut(), &id("m9"), EXCLUSIVE).unwrap()));
-            wait_until("it stands in the queue", LIMIT, || waiting(cluster, "m9") == number + 1);
+            wait_until("it stands in the queue", LIMIT, || queued(cluster, "m9") == number + 1);
         }
         let migration = cluster.begin(slot, to);
         migration.carry(&lock_key("m9"));
@@ -226,6 +232,61 @@ fn waiters_come_while_a_slot_is_moved() {
     });
     assert_eq!(read(holder.as_mut(), &id("m9")), Some(b"n|i:5;".to_vec()));
     assert_eq!(to.command(&["EXISTS", &lock_key("m9")]), "0");
+}
+
+/// It would keep the first one from being moved.
+fn waiters_make_no_second_queue() {
+    let cluster = shared();
+    let mut holder = store(&cluster.url());
+    put(holder.as_mut(), &id("m11"), b"n|i:0;");
+    let (_, hold) = lock(holder.as_mut(), &id("m11"));
+    let queue = format!("{}_QUEUE", lock_key("m11"));
+    let (slot, from, to) = places(cluster, "m11");
+    // Of a worker that has died since.
+    assert_eq!(from.command(&["RPUSH", &queue, &format!("cloakroom:{:032x}:host:1", 7)]), "1");
+    let migration = cluster.begin(slot, to);
+    migration.carry(&lock_key("m11"));
+    migration.carry(&key("m11"));
+    assert_eq!(from.command(&["CONFIG", "RESETSTAT"]), "OK");
+    std::thread::scope(|scope| {
+        let waiting =
+            scope.spawn(|| increment(store(&cluster.url()).as_mut(), &id("m11"), EXCLUSIVE).unwrap());
+        let asked = || {
+            let stats = from.command(&["INFO", "errorstats"]);
+            let count = stats.lines().find_map(|line| line.strip_prefix("errorstat_ASK:count="));
+            count.map_or(0, |count| count.parse().unwrap())
+        };
+        wait_until("the waiter was sent to the new place", LIMIT, || asked() > 4);
+        migration.carry(&queue);
+        migration.finish();
+        holder.commit(&id("m11"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
+        assert_eq!(waiting.join().unwrap(), 2);
+    });
+}
+
+/// Whoever handed it over could not tell: the queue is at the new place, the lock at the old one.
+fn a_lock_that_was_handed_over_before_is_found() {
+    let cluster = shared();
+    let mut holder = store(&cluster.url());
+    put(holder.as_mut(), &id("m12"), b"n|i:1;");
+    let _held = lock(holder.as_mut(), &id("m12"));
+    let queue = format!("{}_QUEUE", lock_key("m12"));
+    let (slot, from, to) = places(cluster, "m12");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut store = store(&cluster.url());
+            let (record, hold) = lock(store.as_mut(), &id("m12"));
+            store.commit(&id("m12"), hold, Change::Keep, soon()).unwrap();
+            record
+        });
+        wait_until("it stands in the queue", LIMIT, || queued(cluster, "m12") == 1);
+        let waiter = from.command(&["LINDEX", &queue, "0"]);
+        let migration = cluster.begin(slot, to);
+        migration.carry(&queue);
+        assert_eq!(from.command(&["SET", &lock_key("m12"), &waiter, "PX", "60000"]), "OK");
+        assert_eq!(waiting.join().unwrap(), Some(b"n|i:1;".to_vec()));
+        migration.finish();
+    });
 }
 
 /// A key that was made at the new place while another of its name is at the old one would keep the slot from being
