@@ -108,7 +108,7 @@ pub const OPTIONS: &[Named] = &[
         &["stream[verify_peer]", "ssl[verify_peer]"],
         "1 or 0",
         "1",
-        "whether the server's certificate must be signed by a known authority",
+        "whether the server's certificate must be signed by a known authority; with 0 nothing of it is checked",
     ),
     named(
         "verify_peer_name",
