@@ -72,6 +72,10 @@ impl Member {
                         self.without_scripts = Some(refusal);
                         error
                     }
+                    Failure::Cut(_) if self.endpoint.wait_replicas > 0 => self.reach.error(failure).hint(
+                        "see the server's log; behind a proxy that does not know WAIT, leave wait_replicas= out of \
+                         session.save_path",
+                    ),
                     failure => self.reach.error(failure),
                 };
                 if sent == Again::Yes {

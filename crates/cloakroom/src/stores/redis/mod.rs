@@ -14,7 +14,8 @@
 //!
 //! # What goes on the wire
 //! A new connection begins with `AUTH` and `SELECT` where the URL asks for them, and with `ROLE` where sentinels named the
-//! server; nothing else is asked.
+//! server; nothing else is asked. The first time, they have an exchange of their own; once they were accepted, they go out in
+//! one write with what follows, unless that is a change.
 //!
 //! | call | exchanges | commands |
 //! |---|---|---|
@@ -36,9 +37,9 @@
 //! locks elsewhere than sessions, and then all goes by scripts, which follow the session. (phpredis behind such a proxy
 //! has its locks where the proxy sends them, and shares none with Cloakroom.)
 //!
-//! The user needs the commands of [`RIGHTS`] on `<prefix>*` (in a cluster also on `{<prefix>*`, and `cluster|slots`; with sentinels `role`; for `wait_replicas=` `wait`). Where
-//! those of the queue are refused (or a proxy hangs up on them), workers ask for the lock every 1 to 20 ms instead, and
-//! for the queue again after 10 s.
+//! The user needs the commands of [`RIGHTS`] on `<prefix>*` (in a cluster also on `{<prefix>*`, and `cluster|slots`; with
+//! sentinels `role`; for `wait_replicas=` `wait`). Where those of the queue are refused (or a proxy hangs up on them),
+//! workers ask for the lock every 1 to 20 ms instead, and for the queue again after 10 s.
 //!
 //! # When the connection dies
 //! Each exchange is repeated once over a new connection. That is safe for reads, for the lock (it holds our token if the
