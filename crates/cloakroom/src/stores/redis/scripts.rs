@@ -188,8 +188,8 @@ return {2, place, poll, ends, marked}
 /// Applies a change if the lock is still ours, and passes the lock on.
 ///
 /// ARGV: lock value, what (W write, T touch, D delete, K keep), life (s), bytes, lease of a lock that is handed over
-/// (ms; 0 = leave the queue alone). Answers 1 done, 2 written again by a touch, 0 lock lost, -1 lock lost and yet the record is as asked; 10 more
-/// when a waiter got the lock, or a gap was left.
+/// (ms; 0 = leave the queue alone). Answers 1 done, 2 written again by a touch, 0 lock lost, -1 lock lost and yet the
+/// record is as asked; 10 more when a waiter got the lock, or a gap was left.
 ///
 /// A lock that is waited for ends with `*`, which spares the others a look at the queue. With waiters, all reads come
 /// before the change: a user without the right to the queue is refused before anything is done, and so is who comes
@@ -202,9 +202,7 @@ local session, lock = KEYS[1], KEYS[2]
 if not lock then session, lock = ARGV[#ARGV], session end
 local held = redis.call('get', lock)
 local me, change = ARGV[1], ARGV[2]
-local queue, fair, foreign = lock .. '_QUEUE', lock .. '_FAIR', lock .. '_FOREIGN'
-local function mark(waiter) return lock .. '_WAIT_' .. string.sub(waiter, 11, 42) end
-local waited, waiter, grant, granted, more, state, marked, record
+local waited, waiter
 if held ~= me then
   if held ~= me .. '*' then
     if change == 'K' then return -1 end
@@ -215,7 +213,11 @@ if held ~= me then
   waited = ARGV[5] ~= '0'
 end
 
+-- The usual commit, which nobody waits for, makes none of these names.
+local queue, fair, foreign, mark, grant, granted, more, state, marked, record
 if waited then
+  queue, fair, foreign = lock .. '_QUEUE', lock .. '_FAIR', lock .. '_FOREIGN'
+  mark = function(name) return lock .. '_WAIT_' .. string.sub(name, 11, 42) end
   state = redis.call('hmget', fair, 'passed', 'due', 'step', 'last')
   waiter = redis.call('lindex', queue, 0)
   while waiter and redis.call('exists', mark(waiter)) == 0 do
