@@ -366,6 +366,8 @@ pub enum Durability {
     Survives,
     /// It depends on the server's configuration.
     AsConfigured,
+    /// They do not.
+    Forgets,
 }
 
 /// Whether hosts share the sessions.
@@ -400,7 +402,7 @@ macro_rules! in_words {
 in_words! {
     LockKind { Kernel: "released at once, by the kernel", Lease: "ends with its lease (cloakroom.lease)" }
     Sweeping { ByEngine: "removed by the store", Needed: "removed by session.gc_probability or a scheduled task" }
-    Durability { Survives: "yes", AsConfigured: "as the server is configured" }
+    Durability { Survives: "yes", AsConfigured: "as the server is configured", Forgets: "no" }
     Sharing { Shared: "yes", IfMountIsShared: "only on a network file system" }
     WaiterCap { Everywhere: "on all hosts", PerHost: "on this host" }
 }

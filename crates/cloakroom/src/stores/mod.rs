@@ -4,8 +4,14 @@ use crate::{Error, ErrorKind, Result, Settings, Store, StoreUrl};
 
 #[cfg(feature = "files")]
 pub mod files;
+#[cfg(feature = "memcached")]
+pub mod memcached;
+#[cfg(feature = "net")]
+mod pause;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "net")]
+mod token;
 
 type Constructor = fn(&StoreUrl, Settings) -> Result<Box<dyn Store>>;
 
@@ -36,6 +42,10 @@ const STORES: &[(&[&str], Constructor)] = &[
         ],
         |url, settings| Ok(Box::new(redis::Redis::new(redis::Options::parse(url)?, settings))),
     ),
+    #[cfg(feature = "memcached")]
+    (&["memcached", "memcacheds"], |url, settings| {
+        Ok(Box::new(memcached::Memcached::new(memcached::Options::parse(url)?, settings)))
+    }),
 ];
 
 /// Makes the store that `url` names. Nothing is opened or connected before its first use.

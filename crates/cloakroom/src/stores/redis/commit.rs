@@ -11,8 +11,8 @@ use super::milliseconds;
 use super::queue::Queueing;
 use super::reach::{Again, Attempts, Reach};
 use super::scripts::{COMMIT, Call, RENEW, Scope};
-use super::token::Token;
 use super::wire::{Failure, Opening, Request, number, sound, stored};
+use crate::stores::token::Token;
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Lease, Record, Refresh, Renewal, Result, Seen};
 
 /// How long the lock of another session may keep an open from its own.

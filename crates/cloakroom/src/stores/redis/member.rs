@@ -12,8 +12,8 @@ use super::options::Endpoint;
 use super::queue::{Queueing, Route, Taken};
 use super::reach::Reach;
 use super::reply::{Refusal, unexpected};
-use super::token::Token;
 use super::wire::{Client, Failure, Opening, Request, one, sound, stored};
+use crate::stores::token::Token;
 use crate::{
     Access, Change, Committed, Counters, Deadline, Error, ErrorKind, Hold, Opened, Outcome, Record, Refresh,
     Result, Seen, SessionId, Settings, Unknown,

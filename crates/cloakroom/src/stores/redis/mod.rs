@@ -67,14 +67,12 @@ mod inspect;
 mod keys;
 mod member;
 mod options;
-mod pause;
 mod queue;
 mod reach;
 mod replicas;
 mod reply;
 mod scripts;
 mod sentinel;
-mod token;
 mod wire;
 
 use std::fmt;

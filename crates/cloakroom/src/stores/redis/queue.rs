@@ -14,12 +14,12 @@ use redis::Value;
 use super::keys::Keys;
 use super::member::Member;
 use super::milliseconds;
-use super::pause::Pause;
 use super::reach::{Again, Attempts, Next, Reach};
 use super::reply::{Refusal, unexpected};
 use super::scripts::{ACQUIRE, Call, Scope, Turn};
-use super::token::Token;
 use super::wire::{Failure, Opening, Request, number, one, sound, stored};
+use crate::stores::pause::Pause;
+use crate::stores::token::Token;
 use crate::{Deadline, Error, ErrorKind, Record, Result};
 
 /// How many keys show whether a proxy spreads them: over two servers, all stay on one by chance once in 4096 times.

@@ -6,20 +6,20 @@ use super::token::Token;
 
 /// The time between two questions: a quarter of a millisecond while it is quick, then from 1 ms to 20 ms; never quite
 /// the same for two waiters.
-pub(super) struct Pause {
+pub(crate) struct Pause {
     longest: Duration,
     quick: u32,
     random: u64,
 }
 
 impl Pause {
-    pub(super) fn new(token: &Token, quick: u32) -> Self {
+    pub(crate) fn new(token: &Token, quick: u32) -> Self {
         let random = u64::from_str_radix(&token.digits()[..16], 16).unwrap_or(1) | 1;
         Pause { longest: Duration::from_millis(1), quick, random }
     }
 
     /// The next pause of the waiter at this place.
-    pub(super) fn next(&mut self, place: u32) -> Duration {
+    pub(crate) fn next(&mut self, place: u32) -> Duration {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

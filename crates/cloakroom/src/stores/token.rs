@@ -10,10 +10,10 @@ const MARK: &str = "cloakroom:";
 /// `cloakroom:<32 hex digits>:<host>:<pid>`. The digits are what proves that a lock is ours; host and pid tell a
 /// person who looks into the server which worker holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Token(String);
+pub(crate) struct Token(String);
 
 impl Token {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static HOST: LazyLock<String> = LazyLock::new(|| {
             let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
             name.unwrap_or_default()
@@ -25,17 +25,17 @@ impl Token {
         Ok(Token(format!("{MARK}{:032x}:{}:{}", u128::from_be_bytes(random), *HOST, std::process::id())))
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
     /// Whether a lock of this value is ours; a `*` at its end says that somebody waits for it.
-    pub(super) fn holds(&self, lock: &[u8]) -> bool {
+    pub(crate) fn holds(&self, lock: &[u8]) -> bool {
         lock.strip_suffix(b"*").unwrap_or(lock) == self.as_bytes()
     }
 
     /// The random digits, by which the keys of a waiter are named.
-    pub(super) fn digits(&self) -> &str {
+    pub(crate) fn digits(&self) -> &str {
         &self.0[MARK.len()..MARK.len() + 32]
     }
 }
