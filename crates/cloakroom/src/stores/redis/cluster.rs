@@ -30,7 +30,7 @@ use super::reach::Attempts;
 use super::reply::{Redirection, Refusal};
 use super::wire::{Client, Failure, Opening, Request, error_on, one, refused};
 use crate::net::{Address, Dialer, Tls};
-use crate::{Counters, Deadline, Error, ErrorKind, Outcome, Result, Settings};
+use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 
 pub(super) use slots::hash_tag;
 use slots::{Node, Slots, slot};
@@ -184,15 +184,9 @@ impl Cluster {
 
     /// Whether another attempt makes sense after this failure; who has which slot is known anew then.
     pub(super) fn heal(&mut self, attempts: &mut Attempts, failure: &Failure, by: Deadline) -> bool {
-        let passes = match failure {
-            Failure::Cut(_) => true,
-            Failure::Refused(refusal) => refusal.passes_in_cluster(),
-            Failure::Failed(error) => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout),
-        };
+        let passes = failure.passes(Refusal::passes_in_cluster);
         self.stale |= passes;
-        // What was sent and not answered in time is not sent again.
-        let unanswered = matches!(failure, Failure::Failed(error) if error.outcome() == Outcome::Unknown);
-        if !passes || unanswered || !attempts.pause(by) {
+        if !passes || failure.is_unanswered() || !attempts.pause(by) {
             return false;
         }
         self.closed.retries += 1;

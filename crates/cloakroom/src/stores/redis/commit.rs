@@ -57,7 +57,7 @@ impl Found {
 impl Member {
     /// Applies the change if the lock is still ours, and releases it.
     ///
-    /// An exchange that was cut is repeated once: the script compares the lock first, so a change that was applied
+    /// An exchange that was cut is repeated, as [`Reach::heal`] says how often: the script compares the lock first, so a change that was applied
     /// already is not applied twice. Then the lock is gone, and the record shows what became of the first attempt.
     pub(super) fn give_back(&mut self, held: &Held, change: Change<'_>, by: Deadline) -> Result<Committed> {
         self.reach.look_alive(&held.keys);

@@ -17,10 +17,11 @@ use redis::Value;
 
 use super::options::Endpoint;
 use super::reach::Attempts;
-use super::reply::unexpected;
+
+use super::reply::{Refusal, unexpected};
 use super::wire::{Client, Failure, Opening, Request, error_on, one, refused, sound, stored};
 use crate::net::{Address, Dialer, Tls};
-use crate::{Counters, Deadline, Error, ErrorKind, Outcome, Result, Settings};
+use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
 
 /// The way to the server that the sentinels name.
 pub(super) struct Sentinel {
@@ -122,19 +123,11 @@ impl Sentinel {
 
     /// Whether another attempt makes sense after this failure; the sentinels are asked again before it.
     pub(super) fn heal(&mut self, attempts: &mut Attempts, failure: &Failure, by: Deadline) -> bool {
-        let (passes, unanswered) = match failure {
-            Failure::Cut(_) => (true, false),
-            Failure::Refused(refusal) => (refusal.passes_in_failover(), false),
-            Failure::Failed(error) => (
-                matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout),
-                error.outcome() == Outcome::Unknown,
-            ),
-        };
+        let passes = failure.passes(Refusal::passes_in_failover);
         if passes {
             self.forget();
         }
-        // What was sent and not answered in time is not sent again.
-        if !passes || unanswered || !attempts.pause(by) {
+        if !passes || failure.is_unanswered() || !attempts.pause(by) {
             return false;
         }
         self.closed.retries += 1;

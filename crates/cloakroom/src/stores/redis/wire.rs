@@ -13,7 +13,7 @@ use redis::Value;
 use super::options::{Credentials, Endpoint};
 use super::reply::{Refusal, unexpected};
 use crate::net::{Dialer, TlsOptions};
-use crate::{Counters, Deadline, Error, ErrorKind, Result, Settings};
+use crate::{Counters, Deadline, Error, ErrorKind, Outcome, Result, Settings};
 
 use link::Link;
 
@@ -107,6 +107,22 @@ pub(super) enum Failure {
     Refused(Refusal),
     /// It was not sent, took too long, or was not understood.
     Failed(Error),
+}
+
+impl Failure {
+    /// Whether the same may be answered a moment later: the server is gone, or refuses by what `refusal_passes`.
+    pub(super) fn passes(&self, refusal_passes: fn(&Refusal) -> bool) -> bool {
+        match self {
+            Failure::Cut(_) => true,
+            Failure::Refused(refusal) => refusal_passes(refusal),
+            Failure::Failed(error) => matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout),
+        }
+    }
+
+    /// Whether it was sent and not answered in time: that is not sent again.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, Failure::Failed(error) if error.outcome() == Outcome::Unknown)
+    }
 }
 
 /// When a new connection introduces itself.
