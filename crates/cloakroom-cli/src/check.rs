@@ -60,7 +60,7 @@ fn look_at_the_engine(worker: &mut Worker, report: &mut Report) -> Result<()> {
     let findings = match worker.store.guarantees().survives_restart {
         // It is configured nowhere else.
         Durability::Survives => Vec::new(),
-        Durability::AsConfigured => {
+        Durability::AsConfigured | Durability::Forgets => {
             report.step("look at its configuration", worker, |store| store.inspect(Extent::Whole, soon()))?
         }
     };

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "until the store is whole")]
 
+mod inspect;
 mod keys;
 mod options;
 mod ring;
@@ -13,8 +14,8 @@ use std::time::Duration;
 
 use crate::net::Tls;
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold, LockKind,
-    Opened, Record, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
+    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding, Guarantees,
+    Hold, LockKind, Opened, Record, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
 };
 
 use keys::Keys;
@@ -70,9 +71,9 @@ impl Store for Memcached {
         Guarantees {
             lock: LockKind::Lease,
             versions: true,
-            listing: false,
+            listing: self.lists(),
             sweeping: Sweeping::ByEngine,
-            size_limit: Some(1 << 20),
+            size_limit: Some(inspect::ITEM_SIZE),
             survives_restart: Durability::Forgets,
             shared_between_hosts: Sharing::Shared,
             waiter_cap: WaiterCap::Everywhere,
@@ -106,8 +107,11 @@ impl Store for Memcached {
             .on(self.options.shown.as_str()))
     }
 
-    fn list(&mut self, _each: &mut dyn FnMut(SessionId) -> bool, _by: Deadline) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "Memcached does not list what it stores")
-            .on(self.options.shown.as_str()))
+    fn inspect(&mut self, extent: Extent, by: Deadline) -> Result<Vec<Finding>> {
+        self.look_into(extent, by)
+    }
+
+    fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()> {
+        self.name_sessions(each, by)
     }
 }

@@ -33,6 +33,8 @@ pub(super) enum Ask<'a> {
     Remove { key: &'a [u8], version: u64 },
     /// Removes in any case: [`Answer::Done`] or [`Answer::Missing`].
     Delete { key: &'a [u8] },
+    /// What the server says of itself, a group of it: [`Answer::Stats`].
+    Stats { group: &'a str },
 }
 
 /// What a server answers to an [`Ask`].
@@ -48,6 +50,8 @@ pub(super) enum Answer {
     Differs,
     /// There is nothing.
     Missing,
+    /// Names and values.
+    Stats(Vec<(String, String)>),
     /// The server's own words, such as `SERVER_ERROR out of memory storing object`.
     Refused(String),
 }
@@ -76,6 +80,13 @@ pub(super) enum Failure {
     Cut(io::Error),
     /// It was not sent, took too long, or was not understood.
     Failed(Error),
+}
+
+/// How far [`Client::walk`] went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walked {
+    Whole,
+    Partly,
 }
 
 /// The connection, opened at its first use, and what it has done.
@@ -147,6 +158,37 @@ impl Client {
         self.ask(asks, by).map(drop)
     }
 
+    /// Sends a line of text, and calls `each` with every line of the answer up to `END`, until it answers false. `Err` in
+    /// the answer is the server's refusal. Only over a connection that speaks text.
+    pub(super) fn walk(
+        &mut self,
+        command: &str,
+        each: &mut dyn FnMut(&str) -> bool,
+        by: Deadline,
+    ) -> Result<Result<Walked, String>, Failure> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect(by).map_err(Failure::Failed)?,
+        };
+        self.counters.exchanges += 1;
+        link.send(command.as_bytes(), by.within(self.timeout))?;
+        loop {
+            let line = link.line(by.within(self.timeout))?;
+            match line.as_str() {
+                "END" => break,
+                _ if is_refusal(&line) => {
+                    self.link = Some(link);
+                    return Ok(Err(line));
+                }
+                // What is still to come goes with the connection.
+                _ if !each(&line) => return Ok(Ok(Walked::Partly)),
+                _ => {}
+            }
+        }
+        self.link = Some(link);
+        Ok(Ok(Walked::Whole))
+    }
+
     /// Leaves the connection alone if another process opened it: a forked child has a copy of its parent's.
     pub(super) fn look_around(&mut self) {
         let pid = std::process::id();
@@ -160,6 +202,16 @@ impl Client {
     /// or restarted.
     pub(super) fn connects(&self) -> u64 {
         self.counters.connects
+    }
+
+    /// Whether there is a connection.
+    pub(super) fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// The server by its masked URL.
+    pub(super) fn shown(&self) -> &str {
+        &self.endpoint.shown
     }
 
     /// What it has done.
@@ -195,4 +247,10 @@ impl Client {
         self.pid = std::process::id();
         Ok(Link::new(conn))
     }
+}
+
+/// Whether this is the server's word that it does not do what it was asked for.
+fn is_refusal(line: &str) -> bool {
+    line == "ERROR"
+        || ["ERROR ", "CLIENT_ERROR ", "SERVER_ERROR ", "BUSY "].iter().any(|start| line.starts_with(start))
 }

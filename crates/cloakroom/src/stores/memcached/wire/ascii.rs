@@ -1,7 +1,7 @@
 //! Memcached's classic protocol: lines of text, and data behind them.
 
 use super::link::{Link, not_understood};
-use super::{Answer, Ask, Failure};
+use super::{Answer, Ask, Failure, is_refusal};
 use crate::Deadline;
 
 /// An item with this expiry has ended when it is stored: the only way to remove one by its version.
@@ -20,6 +20,8 @@ pub(super) fn write(ask: Ask<'_>, request: &mut Vec<u8>) {
         Ask::Touch { key, expiry } => line(request, &[b"touch", key, expiry.0.to_string().as_bytes()]),
         Ask::Remove { key, version } => store(request, b"cas", key, b"", AT_ONCE, Some(version)),
         Ask::Delete { key } => line(request, &[b"delete", key]),
+        Ask::Stats { group: "" } => line(request, &[b"stats"]),
+        Ask::Stats { group } => line(request, &[b"stats", group.as_bytes()]),
     }
 }
 
@@ -61,15 +63,32 @@ pub(super) fn read(ask: Ask<'_>, link: &mut Link, by: Deadline) -> Result<Answer
             _ => Err(unexpected()),
         };
     }
+    if matches!(ask, Ask::Stats { .. }) && !is_refusal(&line) {
+        return stats(line, link, by);
+    }
     match (ask, line.as_str()) {
         (Ask::Get { .. }, "END") => Ok(Answer::Missing),
         (Ask::Append { .. }, "NOT_STORED") => Ok(Answer::Missing),
         (_, "STORED" | "TOUCHED" | "DELETED") => Ok(Answer::Done),
         (_, "NOT_STORED" | "EXISTS") => Ok(Answer::Differs),
         (_, "NOT_FOUND") => Ok(Answer::Missing),
-        _ if ["ERROR", "CLIENT_ERROR ", "SERVER_ERROR "].iter().any(|start| line.starts_with(start)) => {
-            Ok(Answer::Refused(line))
-        }
+        _ if is_refusal(&line) => Ok(Answer::Refused(line)),
         _ => Err(unexpected()),
     }
+}
+
+/// Lines `STAT name value` up to `END`.
+fn stats(first: String, link: &mut Link, by: Deadline) -> Result<Answer, Failure> {
+    let mut stats = Vec::new();
+    let mut line = first;
+    while line != "END" {
+        let Some((name, value)) =
+            line.strip_prefix("STAT ").map(|pair| pair.split_once(' ').unwrap_or((pair, "")))
+        else {
+            return Err(not_understood("the server's answer is not in Memcached's protocol"));
+        };
+        stats.push((name.to_owned(), value.to_owned()));
+        line = link.line(by)?;
+    }
+    Ok(Answer::Stats(stats))
 }

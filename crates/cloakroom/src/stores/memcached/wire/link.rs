@@ -25,7 +25,7 @@ impl Link {
         for ask in asks {
             ascii::write(*ask, &mut request);
         }
-        self.conn.send(&request, by).map_err(broken)?;
+        self.send(&request, by)?;
         let answers = asks.iter().map(|ask| ascii::read(*ask, self, by)).collect();
         // Bytes that nobody asked for would be taken for the next answer.
         match self.read == self.received.len() {
@@ -36,6 +36,10 @@ impl Link {
             }
             false => Err(not_understood("the server answered more than it was asked")),
         }
+    }
+
+    pub(super) fn send(&mut self, request: &[u8], by: Deadline) -> Result<(), Failure> {
+        self.conn.send(request, by).map_err(broken)
     }
 
     /// The next line, without its end.
