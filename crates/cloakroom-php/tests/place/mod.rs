@@ -120,3 +120,17 @@ pub(crate) fn on_redis(name: &str, run: fn(&Redis, &Place)) -> Case {
         run(server, &place);
     })
 }
+
+/// The warnings that are not PHP's own about a handler that failed.
+pub(crate) fn ours(stderr: &str) -> Vec<String> {
+    let warnings = stderr
+        .lines()
+        .filter_map(|line| line.strip_prefix("Warning: ").or(line.strip_prefix("PHP Warning:  ")));
+    warnings
+        .filter(|line| {
+            !line.contains("Failed to read session data") && !line.contains("Failed to write session data")
+        })
+        .filter(|line| !line.contains("Failed to initialize storage module"))
+        .map(|line| line.split(" in /").next().unwrap_or(line).to_owned())
+        .collect()
+}
