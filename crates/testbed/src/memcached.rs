@@ -1,7 +1,10 @@
 //! A real memcached.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::process::Process;
 use crate::{START, TempDir, free_port, need, place, wait_until};
@@ -39,6 +42,46 @@ impl Memcached {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Sends lines of the classic protocol over a connection of its own, the last without its end, and says what came back.
+    #[track_caller]
+    pub fn command(&self, lines: &str) -> String {
+        let answer = talk(self.port, &format!("{lines}\r\nquit\r\n"), |_| false);
+        answer.unwrap_or_else(|error| panic!("ask memcached: {error}"))
+    }
+
+    /// Stores an item for good.
+    #[track_caller]
+    pub fn set(&self, key: &str, value: &str) {
+        let answer = self.command(&format!("set {key} 0 0 {}\r\n{value}", value.len()));
+        assert_eq!(answer, "STORED\r\n");
+    }
+
+    /// The value of an item.
+    #[track_caller]
+    pub fn get(&self, key: &str) -> Option<String> {
+        let answer = self.command(&format!("get {key}"));
+        let value = answer.strip_suffix("\r\nEND\r\n")?.split_once("\r\n")?.1;
+        Some(value.to_owned())
+    }
+
+    /// The keys of all items; characters that URLs encode are as in one.
+    #[track_caller]
+    pub fn keys(&self) -> Vec<String> {
+        // It takes nothing else in the same write.
+        let dump = talk(self.port, "lru_crawler metadump hash\r\n", |answer| answer.ends_with("END\r\n"));
+        let dump = dump.unwrap_or_else(|error| panic!("ask memcached: {error}"));
+        let key = |line: &str| Some(line.strip_prefix("key=")?.split(' ').next()?.to_owned());
+        dump.lines().filter_map(key).collect()
+    }
+
+    /// A number of its `stats`.
+    #[track_caller]
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats = self.command("stats");
+        let value = stats.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+        value.unwrap_or_else(|| panic!("no {name} in {stats}")).parse().unwrap()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.process.lock().unwrap().pid()
@@ -65,6 +108,21 @@ impl Memcached {
     pub fn thaw(&self) {
         self.process.lock().unwrap().thaw();
     }
+}
+
+/// Sends the text, and reads until the answer is whole, or the server closes.
+fn talk(port: u16, text: &str, whole: fn(&str) -> bool) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(text.as_bytes())?;
+    let (mut answer, mut part) = (String::new(), [0; 16 << 10]);
+    while !whole(&answer) {
+        match stream.read(&mut part)? {
+            0 => break,
+            length => answer += &String::from_utf8_lossy(&part[..length]),
+        }
+    }
+    Ok(answer)
 }
 
 fn launch(port: u16, arguments: &[String], directory: &TempDir) -> Process {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod inspect;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
@@ -13,6 +14,6 @@ const MEMCACHED: &[Need] = &[Need::Memcached];
 
 fn main() {
     worker::become_worker();
-    let cases = [wire::cases()];
+    let cases = [wire::cases(), inspect::cases()];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }

@@ -145,11 +145,10 @@ impl Stats {
     fn number(&self, name: &str) -> u64 {
         self.value(name).and_then(|value| value.parse().ok()).unwrap_or_default()
     }
+}
 
-    /// How much of what there is room for is used, in percent.
-    fn full(&self, used: &str, room: &str) -> u64 {
-        (self.number(used) * 100).checked_div(self.number(room)).unwrap_or_default()
-    }
+fn percent(used: u64, room: u64) -> u64 {
+    (used * 100).checked_div(room).unwrap_or_default()
 }
 
 struct Said {
@@ -189,8 +188,10 @@ impl Said {
             return;
         };
         let megabytes = stats.number("limit_maxbytes") >> 20;
-        let (full, more) =
-            (stats.full("bytes", "limit_maxbytes"), "give it more memory (-m), and to sessions alone");
+        let (full, more) = (
+            percent(stats.number("bytes"), stats.number("limit_maxbytes")),
+            "give it more memory (-m), and to sessions alone",
+        );
         let evicts = setting("evictions") != Some("off");
         let (evicted, refused) = (stats.number("evictions"), stats.number("store_no_memory"));
         match evicts {
@@ -236,12 +237,14 @@ impl Said {
             ),
         }
         let clients = "raise -c (--conn-limit) of the server, or run fewer workers";
-        let (used, room) = (stats.number("curr_connections"), stats.number("max_connections"));
+        let room = stats.number("max_connections");
+        // Some are kept for itself.
+        let used = stats.number("curr_connections") + stats.number("reserved_fds");
         let turned_away = stats.number("rejected_connections") + stats.number("listen_disabled_num");
-        if stats.full("curr_connections", "max_connections") >= NEARLY {
+        if percent(used, room) >= NEARLY {
             self.say(
                 Gravity::Risk,
-                format!("the server has room for {room} connections, and {used} are open"),
+                format!("of the server's {room} connections, {used} are in use"),
                 clients,
             );
         } else if turned_away > 0 {
@@ -299,7 +302,7 @@ mod tests {
             ("bytes=66000000", "evictions=on", "98 % of the server's 64 MB"),
             ("store_no_memory=5", "evictions=off", "refused to store 5 items"),
             ("bytes=66000000", "evictions=off", "soon refuses"),
-            ("curr_connections=1000", "evictions=on", "room for 1024 connections, and 1000 are open"),
+            ("curr_connections=1000", "evictions=on", "of the server's 1024 connections, 1000 are in use"),
             ("rejected_connections=7", "evictions=on", "7 times"),
             ("listen_disabled_num=2", "evictions=on", "2 times"),
         ] {

@@ -48,9 +48,11 @@ impl Link {
         const LONGEST: usize = 4096;
         loop {
             let rest = &self.received[self.read..];
-            if let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") {
-                let line = String::from_utf8_lossy(&rest[..end]).into_owned();
-                self.read += end + 2;
+            // A dump's lines have no carriage return.
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+                let line = String::from_utf8_lossy(line).into_owned();
+                self.read += end + 1;
                 return Ok(line);
             }
             if rest.len() > LONGEST {
