@@ -130,8 +130,10 @@ pub struct Param {
     pub name: String,
     /// Its value; treated as a secret because some are.
     pub value: Secret,
-    /// Where it starts in the setting, counted in characters from 1.
+    /// Where it starts in `session.save_path`, counted in characters from 1; 0 for one that [`StoreUrl::set`] added.
     pub at: usize,
+    /// The setting that it comes from, where that is not `session.save_path`.
+    setting: Option<&'static str>,
     /// Whether a secret stands before it: an `&` in a password would make its rest look like an option.
     follows_secret: bool,
 }
@@ -183,13 +185,20 @@ impl Param {
 
     /// The error for a value that is not what was `expected`.
     pub fn refused(&self, expected: &str) -> Error {
-        wrong(self.at - 1, format!("option \"{}\" takes {expected}", self.name), "correct its value")
+        match self.setting {
+            Some(setting) => Error::new(ErrorKind::Config, format!("{setting} takes {expected}"))
+                .hint(format!("correct {setting}")),
+            None => {
+                wrong(self.at - 1, format!("option \"{}\" takes {expected}", self.name), "correct its value")
+            }
+        }
     }
 
     /// The error for an option that does not exist, with those that do.
     pub fn unknown(&self, known: &[&str]) -> Error {
         let known = known.join(", ");
         match self.follows_secret {
+            _ if self.setting.is_some() => self.refused("no value here: this store has nothing like it"),
             false => {
                 let hint = format!("the options of this store are {known}");
                 wrong(self.at - 1, format!("unknown option \"{}\"", self.name), &hint)
@@ -203,7 +212,15 @@ impl Param {
 
     /// The error for an option that was given already.
     pub fn repeated(&self) -> Error {
-        wrong(self.at - 1, format!("option \"{}\" is given twice", self.name), "keep one of them")
+        match self.setting {
+            Some(setting) => {
+                let what = format!("{setting} and session.save_path both set \"{}\"", self.name);
+                Error::new(ErrorKind::Config, what).hint("keep one of them")
+            }
+            None => {
+                wrong(self.at - 1, format!("option \"{}\" is given twice", self.name), "keep one of them")
+            }
+        }
     }
 
     /// Everything that is not known to be harmless is a secret: `pwd`, `AUTH`, a piece of a password.
@@ -281,6 +298,14 @@ impl StoreUrl {
     pub fn directory(path: &str) -> Self {
         let server = Server { path: path.to_owned(), ..Server::default() };
         StoreUrl { scheme: "file".into(), servers: vec![server] }
+    }
+
+    /// Adds an option that holds for all servers, and stands with the first; errors name the `setting` that it comes from.
+    pub fn set(&mut self, name: &str, value: Secret, setting: &'static str) {
+        if let Some(first) = self.servers.first_mut() {
+            let setting = Some(setting);
+            first.params.push(Param { name: name.to_owned(), value, at: 0, setting, follows_secret: false });
+        }
     }
 
     /// The scheme that this server of it is reached by.

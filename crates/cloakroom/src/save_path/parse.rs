@@ -244,7 +244,13 @@ impl<'a> Cursor<'a> {
         if fragment.is_some() {
             let at = fragment.map_or(0, |fragment| fragment.at) + 1;
             let value = Secret::new("0");
-            first.params.push(Param { name: "verify_peer".into(), value, at, follows_secret: false });
+            first.params.push(Param {
+                name: "verify_peer".into(),
+                value,
+                at,
+                setting: None,
+                follows_secret: false,
+            });
         }
         let mut others = Vec::new();
         for (index, host) in address.split(|c| c == ',').enumerate() {
@@ -424,7 +430,7 @@ impl<'a> Cursor<'a> {
         let value = self.from((byte + 1).min(self.text.len()));
         let spaced = value.text.replace('+', " ");
         let value = Cursor { text: &spaced, ..value }.value()?;
-        Ok(Param { name, value: Secret::new(value), at: self.at + 1, follows_secret: false })
+        Ok(Param { name, value: Secret::new(value), at: self.at + 1, setting: None, follows_secret: false })
     }
 
     /// The decoded value, from the environment or a file where it says so. The prefix is looked for before

@@ -295,3 +295,22 @@ fn what_holds_for_all_hosts_is_with_the_first() {
     let plain = Server { host: Some("h2".into()), port: Some(2), ..Server::default() };
     assert_eq!(*second, plain);
 }
+
+#[test]
+fn an_option_from_another_setting_is_named_after_it() {
+    let mut store = url("tcp://h1?weight=2,tcp://h2");
+    store.set("prefix", Secret::new("mine:"), "redis.prefix");
+    store.set("password", Secret::new("s3cr3t"), "redis.password");
+    assert_eq!(store.to_string(), "tcp://h1?weight=2&prefix=mine:&password=***,tcp://h2");
+    let prefix = &store.server().params[1];
+    for (error, expected) in [
+        (prefix.refused("a word"), "redis.prefix takes a word\nhint: correct redis.prefix"),
+        (prefix.repeated(), "redis.prefix and session.save_path both set \"prefix\"\nhint: keep one of them"),
+        (
+            prefix.unknown(&["timeout"]),
+            "redis.prefix takes no value here: this store has nothing like it\nhint: correct redis.prefix",
+        ),
+    ] {
+        assert_eq!(error.to_string(), expected);
+    }
+}
