@@ -74,14 +74,14 @@ fn risks() {
 }
 
 fn few_connections() {
-    let server = Memcached::with(&["-c", "100"]);
+    let server = Memcached::with(&["-c", "200"]);
     let mut open = Vec::new();
     // Some are kept for itself.
-    while server.stat("curr_connections") + server.stat("reserved_fds") < 93 {
+    while server.stat("curr_connections") + server.stat("reserved_fds") < 182 {
         open.push(TcpStream::connect(server.address()).unwrap());
     }
     let risks = found(&server, Gravity::Risk);
-    assert!(risks.len() == 1 && risks[0].starts_with("of the server's 100 connections, "), "{risks:?}");
+    assert!(risks.len() == 1 && risks[0].starts_with("of the server's 200 connections, "), "{risks:?}");
     drop(open);
 }
 
