@@ -45,31 +45,34 @@ impl Memcached {
     /// Sends lines of the classic protocol over a connection of its own, the last without its end, and says what came back.
     #[track_caller]
     pub fn command(&self, lines: &str) -> String {
-        let answer = talk(self.port, &format!("{lines}\r\nquit\r\n"), |_| false);
-        answer.unwrap_or_else(|error| panic!("ask memcached: {error}"))
+        let answer = talk(self.port, format!("{lines}\r\nquit\r\n").as_bytes(), |_| false);
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Stores an item for good.
     #[track_caller]
-    pub fn set(&self, key: &str, value: &str) {
-        let answer = self.command(&format!("set {key} 0 0 {}\r\n{value}", value.len()));
-        assert_eq!(answer, "STORED\r\n");
+    pub fn set(&self, key: &str, value: impl AsRef<[u8]>) {
+        let value = value.as_ref();
+        let command = format!("set {key} 0 0 {}\r\n", value.len());
+        let answer = talk(self.port, &[command.as_bytes(), value, b"\r\nquit\r\n"].concat(), |_| false);
+        assert_eq!(answer, b"STORED\r\n", "set {key}");
     }
 
     /// The value of an item.
     #[track_caller]
-    pub fn get(&self, key: &str) -> Option<String> {
-        let answer = self.command(&format!("get {key}"));
-        let value = answer.strip_suffix("\r\nEND\r\n")?.split_once("\r\n")?.1;
-        Some(value.to_owned())
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let answer = talk(self.port, format!("get {key}\r\nquit\r\n").as_bytes(), |_| false);
+        let value = answer.strip_suffix(b"\r\nEND\r\n")?;
+        let head = value.iter().position(|byte| *byte == b'\n')?;
+        Some(value[head + 1..].to_vec())
     }
 
     /// The keys of all items; characters that URLs encode are as in one.
     #[track_caller]
     pub fn keys(&self) -> Vec<String> {
         // It takes nothing else in the same write.
-        let dump = talk(self.port, "lru_crawler metadump hash\r\n", |answer| answer.ends_with("END\r\n"));
-        let dump = dump.unwrap_or_else(|error| panic!("ask memcached: {error}"));
+        let dump = talk(self.port, b"lru_crawler metadump hash\r\n", |answer| answer.ends_with(b"END\r\n"));
+        let dump = String::from_utf8_lossy(&dump);
         let key = |line: &str| Some(line.strip_prefix("key=")?.split(' ').next()?.to_owned());
         dump.lines().filter_map(key).collect()
     }
@@ -110,19 +113,23 @@ impl Memcached {
     }
 }
 
-/// Sends the text, and reads until the answer is whole, or the server closes.
-fn talk(port: u16, text: &str, whole: fn(&str) -> bool) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(text.as_bytes())?;
-    let (mut answer, mut part) = (String::new(), [0; 16 << 10]);
-    while !whole(&answer) {
-        match stream.read(&mut part)? {
-            0 => break,
-            length => answer += &String::from_utf8_lossy(&part[..length]),
+/// Sends the bytes, and reads until the answer is whole, or the server closes.
+#[track_caller]
+fn talk(port: u16, bytes: &[u8], whole: fn(&[u8]) -> bool) -> Vec<u8> {
+    let talk = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(bytes)?;
+        let (mut answer, mut part) = (Vec::new(), [0; 16 << 10]);
+        while !whole(&answer) {
+            match stream.read(&mut part)? {
+                0 => break,
+                length => answer.extend_from_slice(&part[..length]),
+            }
         }
-    }
-    Ok(answer)
+        std::io::Result::Ok(answer)
+    };
+    talk().unwrap_or_else(|error| panic!("ask memcached: {error}"))
 }
 
 fn launch(port: u16, arguments: &[String], directory: &TempDir) -> Process {

@@ -106,7 +106,7 @@ fn named_once() {
         for number in 0..300 {
             // Of several sizes: they are in several slabs.
             let id = format!("{index}a,b-{number}");
-            server.set(&format!("memc.sess.key.{id}"), &"x".repeat(number * 10));
+            server.set(&format!("memc.sess.key.{id}"), "x".repeat(number * 10));
             expected.insert(id);
         }
         for other in ["memc.sess.key.lock.abc", "memc.sess.key.wait.abc", "memc.sess.abc", "another", "x%y"] {
