@@ -11,20 +11,26 @@
 //! | `redis+sentinel://user:password@h1:p1,h2:p2/master/db?...`, `rediss+sentinel://`, `valkey+sentinel://`, ... | what the sentinels say |
 //! | `redis+cluster://user:password@h1:p1,h2:p2?...`, `rediss+cluster://`, `valkey+cluster://`, ... | a cluster |
 //! | `seed[]=h1:p1&seed[]=h2:p2&timeout=2&...` | a cluster, as phpredis takes it |
+//! | `memcached://user:password@h1:p1,h2:p2:weight,/socket/?...`, `memcacheds://` | Memcached: a server, or a ring of them |
+//! | `h1:11211, h2:11211:weight`, `PERSISTENT=id h1:p1, h2`, `tcp://h:11211` | Memcached, as php-memcached and its elders take it |
+//! | `memcached:?host[h1:p1]=weight&host[/socket]&...` | the same, as Symfony writes it |
 //! | `redis:?host[h1:p1]&host[h2]&...` with `redis_sentinel=master` or `redis_cluster=1`, `redis:?host[/socket]` | the same, as Symfony writes it |
 //!
-//! `rediss`, `valkeys` and their like speak TLS; `#insecure` at the end of such a URL is `verify_peer=0`. A list of
-//! servers without a scheme is Redis only where all ports are 6379 or 6380: a wrong guess would look like lost sessions.
+//! `rediss`, `valkeys`, `memcacheds` and their like speak TLS; `#insecure` at the end of such a URL is `verify_peer=0`. A
+//! list of servers without a scheme is Redis only where all ports are 6379 or 6380, and Memcached only where all are 11211:
+//! a wrong guess would look like lost sessions.
 //!
 //! Any value may be `env:NAME` or `file:PATH`: PHP prints `session.save_path` in messages of its own, so a secret
 //! belongs there. An unknown option, a second value for the same option, or a value of the wrong type is an error
 //! that names the character it starts at.
 
+mod memcached;
 mod parse;
 mod seeds;
 mod symfony;
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use crate::{Environment, Error, ErrorKind, Result, Secret};
 
@@ -67,6 +73,15 @@ impl SavePath {
         SavePath::parse_by(parse::redis_url, text, environment)
     }
 
+    /// Parses the setting as php-memcached's handler does: what has no scheme is a list of Memcached servers, on any
+    /// port, or the paths of their sockets, and never a directory.
+    ///
+    /// # Errors
+    /// As [`SavePath::parse`].
+    pub fn parse_for_php_memcached(text: &str, environment: &Environment) -> Result<Self> {
+        SavePath::parse_by(parse::memcached_url, text, environment)
+    }
+
     fn parse_by(
         store_url: fn(&str, &Environment) -> Result<StoreUrl>,
         text: &str,
@@ -95,7 +110,8 @@ impl SavePath {
 ///
 /// Two kinds have several servers. A pool (`tcp://h1?weight=1,tcp://h2`) has for each all that its own URL says. The
 /// hosts of `+sentinel` and `+cluster` are many ways to one store: what holds for all of them, user, password, path and
-/// options, is with the first, and the others have a host and a port alone. Symfony's forms become these.
+/// options, is with the first, and the others have a host and a port alone. Those of `memcached` are alike, with a weight
+/// or a socket's path of their own. Symfony's forms become these.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl {
     /// The scheme in lower case; `file` and `tcp` for the forms that have none.
@@ -117,6 +133,8 @@ pub struct Server {
     pub host: Option<String>,
     /// The port.
     pub port: Option<u16>,
+    /// Its share, where it stands with the server and is no option: `host:11211:2`.
+    pub weight: Option<NonZeroU32>,
     /// What follows the host, from its `/` on: a directory, a socket, `/database`, `/master/database`.
     pub path: String,
     /// The options after the `?`, in order.
@@ -259,6 +277,15 @@ impl Param {
             "redis_cluster",
             "redis_sentinel",
             "sentinel_master",
+            "protocol",
+            "lock",
+            "distribution",
+            "replicas",
+            "number_of_replicas",
+            "randomize_replica_read",
+            "remove_failed_servers",
+            "server_failure_limit",
+            "connect_timeout",
         ];
         // Lists of servers: of phpredis' clusters, and Symfony's.
         if ["seed", "host"].iter().any(|list| self.name.split('[').next() == Some(list)) {
@@ -322,16 +349,18 @@ impl StoreUrl {
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.scheme.ends_with("+sentinel") || self.scheme.ends_with("+cluster") {
-            let (first, others) = self.servers.split_first().unwrap_or((self.server(), &[]));
+        let (first, others) = self.servers.split_first().unwrap_or((self.server(), &[]));
+        let ring = matches!(self.scheme.as_str(), "memcached" | "memcacheds");
+        if ring || self.scheme.ends_with("+sentinel") || self.scheme.ends_with("+cluster") {
             write!(f, "{}://", self.scheme)?;
             first.write_userinfo(f)?;
-            first.write_address(f)?;
+            let address = if ring { Server::write_member } else { Server::write_address };
+            address(first, f)?;
             for other in others {
                 f.write_str(",")?;
-                other.write_address(f)?;
+                address(other, f)?;
             }
-            return first.write_rest(f);
+            return if ring { first.write_params(f) } else { first.write_rest(f) };
         }
         for (index, server) in self.servers.iter().enumerate() {
             if index > 0 {
@@ -378,8 +407,24 @@ impl Server {
         }
     }
 
+    /// As a member of a ring.
+    fn write_member(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_address(f)?;
+        match (&self.host, self.port, self.weight) {
+            (None, _, None) => f.write_str(&self.path),
+            (None, _, Some(weight)) => write!(f, "{}:0:{weight}", self.path),
+            (Some(_), None, Some(weight)) => write!(f, ":11211:{weight}"),
+            (Some(_), Some(_), Some(weight)) => write!(f, ":{weight}"),
+            (Some(_), _, None) => Ok(()),
+        }
+    }
+
     fn write_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.path)?;
+        self.write_params(f)
+    }
+
+    fn write_params(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, param) in self.params.iter().enumerate() {
             f.write_str(if index == 0 { "?" } else { "&" })?;
             match param.is_secret() {

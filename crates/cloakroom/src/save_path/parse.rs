@@ -5,8 +5,8 @@ use std::num::NonZeroU16;
 
 use percent_encoding::percent_decode_str;
 
-use super::{Param, Server, StoreUrl, seeds, symfony, unset, wrong};
-use crate::{Environment, Error, ErrorKind, Result, Secret};
+use super::{Param, Server, StoreUrl, memcached, seeds, symfony, unset, wrong};
+use crate::{Environment, Result, Secret};
 
 /// How the part after a scheme is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,8 @@ pub(super) fn store_url(text: &str, environment: &Environment) -> Result<StoreUr
     if seeds::are_named_in(text) {
         return seeds::understand(start.params()?);
     }
-    if text.starts_with("PERSISTENT=") {
-        return Err(memcached(0));
+    if memcached::is_named_in(text) {
+        return memcached::list(start);
     }
     let Some(colon) = text.find(':').filter(|colon| scheme_ends_at(text, *colon)) else {
         return start.without_scheme();
@@ -60,10 +60,11 @@ pub(super) fn store_url(text: &str, environment: &Environment) -> Result<StoreUr
         (_, Form::Native) => {
             let servers = start.native_list()?;
             match servers.iter().all(|server| server.port == Some(11211)) {
-                true => Err(memcached(0)),
+                true => memcached::of_urls(scheme, servers),
                 false => Ok(StoreUrl { scheme, servers }),
             }
         }
+        ("memcached" | "memcacheds", _) => memcached::url(rest, scheme),
         _ => rest.after_scheme(scheme),
     }
 }
@@ -80,12 +81,20 @@ pub(super) fn redis_url(text: &str, environment: &Environment) -> Result<StoreUr
     }
 }
 
+/// As [`store_url`], but that what has no scheme is Memcached.
+pub(super) fn memcached_url(text: &str, environment: &Environment) -> Result<StoreUrl> {
+    match text.find(':').is_some_and(|colon| scheme_ends_at(text, colon)) {
+        true => store_url(text, environment),
+        false => memcached::list(Cursor { text, at: 0, environment }),
+    }
+}
+
 /// Whether this colon ends a scheme: `redis://`, `redis:?`, `unix:/`, and not `host:6379`.
 fn scheme_ends_at(text: &str, colon: usize) -> bool {
     let after = &text[colon + 1..];
     after.starts_with("//")
         || (after.starts_with('/') && text[..colon].eq_ignore_ascii_case("unix"))
-        || (is_redis(&text[..colon].to_ascii_lowercase()) && !is_port(after))
+        || (takes_symfony_forms(&text[..colon].to_ascii_lowercase()) && !is_port(after))
 }
 
 /// Whether this is what follows the colon in `redis:6379`, a host's name and its port, and not in `redis:1234@?host[h]`.
@@ -94,14 +103,12 @@ fn is_port(after: &str) -> bool {
     end > 0 && !after[end..].split(['?', '/', ',']).next().is_some_and(|rest| rest.contains('@'))
 }
 
-fn is_redis(scheme: &str) -> bool {
-    matches!(scheme, "redis" | "rediss" | "valkey" | "valkeys")
+fn takes_symfony_forms(scheme: &str) -> bool {
+    is_redis(scheme) || matches!(scheme, "memcached" | "memcacheds")
 }
 
-fn memcached(at: usize) -> Error {
-    let what = "session.save_path: this names Memcached servers, and this build has no store for them";
-    Error::new(ErrorKind::Unsupported, format!("{what} (at character {})", at + 1))
-        .hint("keep session.save_handler=memcached for them, or name a Redis server")
+fn is_redis(scheme: &str) -> bool {
+    matches!(scheme, "redis" | "rediss" | "valkey" | "valkeys")
 }
 
 /// The path of a files form: `/path`, `N;/path`, `N;MODE;/path`. Anything with a `;` before its first `:` is one,
@@ -113,25 +120,29 @@ fn directory(text: &str) -> Option<&str> {
 
 /// A part of the setting and where it starts in the whole.
 #[derive(Clone, Copy)]
-struct Cursor<'a> {
-    text: &'a str,
-    at: usize,
+pub(super) struct Cursor<'a> {
+    pub(super) text: &'a str,
+    pub(super) at: usize,
     environment: &'a Environment,
 }
 
 impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a str, at: usize, environment: &'a Environment) -> Self {
+        Cursor { text, at, environment }
+    }
+
     /// The rest from this byte on.
-    fn from(self, byte: usize) -> Self {
+    pub(super) fn from(self, byte: usize) -> Self {
         let (before, text) = self.text.split_at(byte);
         Cursor { text, at: self.at + before.chars().count(), ..self }
     }
 
-    fn to(self, byte: usize) -> Self {
+    pub(super) fn to(self, byte: usize) -> Self {
         Cursor { text: &self.text[..byte], ..self }
     }
 
     /// The pieces between these separators, empty ones left out.
-    fn split(self, separator: fn(char) -> bool) -> impl Iterator<Item = Self> {
+    pub(super) fn split(self, separator: fn(char) -> bool) -> impl Iterator<Item = Self> {
         let mut rest = Some(self);
         std::iter::from_fn(move || {
             let here = rest?;
@@ -150,20 +161,25 @@ impl<'a> Cursor<'a> {
         .filter(|piece| !piece.text.is_empty())
     }
 
-    /// `host:port`: Redis on its usual ports only, since a wrong guess would look like lost sessions.
+    /// `host:port`: Redis or Memcached on their usual ports only, since a wrong guess would look like lost sessions.
     fn without_scheme(self) -> Result<StoreUrl> {
+        if let Ok(url) = memcached::list(self)
+            && memcached::has_its_usual_ports(&url)
+        {
+            return Ok(url);
+        }
         let servers = self.native_list().unwrap_or_default();
         let on = |ports: &[u16]| {
             !servers.is_empty()
                 && servers.iter().all(|server| server.port.is_some_and(|port| ports.contains(&port)))
         };
-        match () {
-            () if on(&[6379, 6380]) => Ok(StoreUrl { scheme: "tcp".into(), servers }),
-            () if on(&[11211]) => Err(memcached(self.at)),
-            () => Err(wrong(
+        match on(&[6379, 6380]) {
+            true => Ok(StoreUrl { scheme: "tcp".into(), servers }),
+            false => Err(wrong(
                 self.at,
                 "this names no store",
-                "write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host",
+                "write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host, \
+                 memcached://host",
             )),
         }
     }
@@ -218,17 +234,7 @@ impl<'a> Cursor<'a> {
     /// `[user:password@]?host[...]&...`.
     fn after_scheme(self, scheme: String) -> Result<StoreUrl> {
         let form = Form::of(&scheme);
-        let insecure = "#insecure";
-        let (whole, fragment) = match self.text.find('#') {
-            Some(byte) if self.text[byte..] == *insecure && is_redis(&scheme) => {
-                (self.to(byte), Some(self.from(byte)))
-            }
-            Some(byte) => {
-                let hint = "write # in a password as %23";
-                return Err(wrong(self.from(byte).at, "a store's URL has no # part", hint));
-            }
-            None => (self, None),
-        };
+        let (whole, insecure) = self.without_fragment(is_redis(&scheme))?;
         let start = if whole.text.starts_with("//") { whole.from(2) } else { whole };
         let (authority, rest) = start.authority();
         let (path, query) = rest.path_and_query();
@@ -241,17 +247,7 @@ impl<'a> Cursor<'a> {
         let mut first = Server { path: decode(path.text, path.at)?, ..Server::default() };
         let address = authority.after_userinfo(&mut first)?;
         first.params = query.map_or(Ok(Vec::new()), Cursor::params)?;
-        if fragment.is_some() {
-            let at = fragment.map_or(0, |fragment| fragment.at) + 1;
-            let value = Secret::new("0");
-            first.params.push(Param {
-                name: "verify_peer".into(),
-                value,
-                at,
-                setting: None,
-                follows_secret: false,
-            });
-        }
+        first.params.extend(insecure);
         let mut others = Vec::new();
         for (index, host) in address.split(|c| c == ',').enumerate() {
             let mut other = Server::default();
@@ -283,13 +279,30 @@ impl<'a> Cursor<'a> {
         Ok(url)
     }
 
+    /// What stands before `#insecure`, and what that means; nothing else may follow a `#`.
+    pub(super) fn without_fragment(self, may_be_insecure: bool) -> Result<(Self, Option<Param>)> {
+        match self.text.find('#') {
+            Some(byte) if self.text[byte..] == *"#insecure" && may_be_insecure => {
+                let (at, value) = (self.from(byte).at + 1, Secret::new("0"));
+                let param =
+                    Param { name: "verify_peer".into(), value, at, setting: None, follows_secret: false };
+                Ok((self.to(byte), Some(param)))
+            }
+            Some(byte) => {
+                let hint = "write # in a password as %23";
+                Err(wrong(self.from(byte).at, "a store's URL has no # part", hint))
+            }
+            None => Ok((self, None)),
+        }
+    }
+
     /// What stands before the first `/`, `?` or `#`, and the rest.
-    fn authority(self) -> (Self, Self) {
+    pub(super) fn authority(self) -> (Self, Self) {
         let end = self.text.find(['/', '?', '#']).unwrap_or(self.text.len());
         (self.to(end), self.from(end))
     }
 
-    fn path_and_query(self) -> (Self, Option<Self>) {
+    pub(super) fn path_and_query(self) -> (Self, Option<Self>) {
         match self.text.find('?') {
             Some(byte) => (self.to(byte), Some(self.from(byte + 1))),
             None => (self, None),
@@ -306,7 +319,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn params(self) -> Result<Vec<Param>> {
+    pub(super) fn params(self) -> Result<Vec<Param>> {
         let mut follows_secret = false;
         self.split(|c| c == '&')
             .map(|piece| {
@@ -319,7 +332,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads the user and the password before the last `@`; answers what follows it.
-    fn after_userinfo(self, server: &mut Server) -> Result<Self> {
+    pub(super) fn after_userinfo(self, server: &mut Server) -> Result<Self> {
         match self.text.rfind('@') {
             Some(byte) => {
                 self.to(byte).userinfo(server)?;
@@ -362,7 +375,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn host_and_port(self, server: &mut Server) -> Result<()> {
+    pub(super) fn host_and_port(self, server: &mut Server) -> Result<()> {
         let (host, port) = if let Some(inside) = self.text.strip_prefix('[') {
             let close = inside.find(']').ok_or_else(|| {
                 wrong(self.at, "the ] after the IPv6 address is missing", "write tcp://[::1]:6379")
@@ -463,7 +476,7 @@ pub(super) fn native_host_and_port(text: &str, at: usize, server: &mut Server) -
     Cursor { text, at, environment: &Environment::default() }.native_host_and_port(server)
 }
 
-fn decode(text: &str, at: usize) -> Result<String> {
+pub(super) fn decode(text: &str, at: usize) -> Result<String> {
     percent_decode_str(text)
         .decode_utf8()
         .map(Into::into)

@@ -83,6 +83,45 @@ fn every_form_is_read_and_shown_masked() {
         ),
         ("redis:p@?host%5Bh1:1%5D&redis_cluster=1", "redis+cluster", "redis+cluster://:***@h1:1"),
         ("rediss://h1/2?host[h2:1]&sentinel_master=m", "rediss+sentinel", "rediss+sentinel://h1,h2:1/m/2"),
+        ("memcached://h", "memcached", "memcached://h"),
+        ("memcached://u:p@a:11211,b:11212", "memcached", "memcached://u:***@a:11211,b:11212"),
+        (
+            "memcached://u:a,b@a:1:3,[::1]:2,c/?prefix=x",
+            "memcached",
+            "memcached://u:***@a:1:3,[::1]:2,c?prefix=x",
+        ),
+        ("memcached://a,/run/b.sock,c:1:0/", "memcached", "memcached://a,/run/b.sock,c:1"),
+        ("memcached:///run/m.sock?lock=own", "memcached", "memcached:///run/m.sock?lock=own"),
+        (
+            "memcached://u:p@/run/a.sock:0:2,/run/b.sock",
+            "memcached",
+            "memcached://u:***@/run/a.sock:0:2,/run/b.sock",
+        ),
+        ("memcacheds://h#insecure", "memcacheds", "memcacheds://h?verify_peer=0"),
+        ("memcached://h?password=x&user=u", "memcached", "memcached://h?password=***&user=u"),
+        ("h:11211", "memcached", "memcached://h:11211"),
+        ("memcached:11211:2", "memcached", "memcached://memcached:11211:2"),
+        (
+            "a:11211 5, [::1]:11211:3,/run/m.sock:0:2",
+            "memcached",
+            "memcached://a:11211:5,[::1]:11211:3,/run/m.sock:0:2",
+        ),
+        ("PERSISTENT=app h:11212, g:1:2", "memcached", "memcached://h:11212,g:1:2?persistent=app"),
+        (
+            "tcp://h:11211?weight=2&persistent=1,tcp://g:11211/",
+            "memcached",
+            "memcached://h:11211:2,g:11211?persistent=1",
+        ),
+        ("tls://h:11211", "memcacheds", "memcacheds://h:11211"),
+        ("memcached://u:p@h?weight=5&timeout=1", "memcached", "memcached://u:***@h:11211:5?timeout=1"),
+        ("memcached://h:1/5", "memcached", "memcached://h:1:5"),
+        ("memcached:///run/m.sock/5", "memcached", "memcached:///run/m.sock:0:5"),
+        (
+            "memcached:?host[a:1]=3&host[b]&host[/run/m.sock]=2&host[[::1]:2]=",
+            "memcached",
+            "memcached://a:1:3,b,/run/m.sock:0:2,[::1]:2",
+        ),
+        ("memcached://u:p@h?weight=2&host[g]=4", "memcached", "memcached://u:***@h:11211:2,g:11211:4"),
         ("redis://h?redis_cluster=0&prefix=sf_s", "redis", "redis://h?prefix=sf_s"),
         ("valkey://h?redis_cluster=yes", "valkey+cluster", "valkey+cluster://h"),
     ] {
@@ -158,13 +197,15 @@ fn malformed_settings_are_refused_with_the_whole_reason() {
             "sessions",
             "this names no store",
             1,
-            "write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host",
+            "write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host, \
+             memcached://host",
         ),
         (
             "h:1234",
             "this names no store",
             1,
-            "write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host",
+            "write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host, \
+             memcached://host",
         ),
         ("tcp://", "the host is missing", 7, "name the host after ://, or the socket as unix:///path"),
         ("tcp://:6379", "the host is missing", 7, "name the host before the port"),
@@ -257,6 +298,32 @@ fn malformed_settings_are_refused_with_the_whole_reason() {
             "write name=value; quote the whole setting in php.ini",
         ),
         ("tcp://h?auth=%ff", "the %XX codes here are not UTF-8", 14, "encode the bytes of the UTF-8 text"),
+        (
+            "memcached://",
+            "the host is missing",
+            13,
+            "name the host after ://, or the socket as memcached:///path",
+        ),
+        (
+            "memcached://a,b?weight=2",
+            "option \"weight\" takes one server: write host:port:weight in a list",
+            17,
+            "correct its value",
+        ),
+        ("memcached://h/x", "the weight is not a number", 15, "write host:port:weight or /socket:0:weight"),
+        (
+            "memcached://u:p/w@h",
+            "the @ comes after a / that ends the host",
+            18,
+            "in a user or a password, write / as %2F",
+        ),
+        ("memcached://h#insecure", "a store's URL has no # part", 14, "write # in a password as %23"),
+        (
+            "tcp://h:11211,tcp://g:11211?timeout=1",
+            "option \"timeout\" takes no value here: what holds for all servers stands with the first",
+            29,
+            "correct its value",
+        ),
         ("redis://h/0#x", "a store's URL has no # part", 12, "write # in a password as %23"),
         (
             "redis://h\"",
@@ -279,11 +346,35 @@ fn malformed_settings_are_refused_with_the_whole_reason() {
 }
 
 #[test]
-fn memcached_is_named_and_not_guessed_to_be_redis() {
-    for text in ["h:11211", "tcp://h:11211,tcp://g:11211", "PERSISTENT=app_sessions h:11211"] {
-        let error = SavePath::parse(text, &environment()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
-        assert!(error.to_string().contains("Memcached"), "{error}");
+fn php_memcacheds_own_lists_need_no_scheme_on_any_port() {
+    let shown = |text: &str| {
+        SavePath::parse_for_php_memcached(text, &environment()).map(|path| match path {
+            SavePath::Store(url) => url.to_string(),
+            SavePath::Detect => "detected".to_owned(),
+        })
+    };
+    for (text, expected) in [
+        ("h", "memcached://h"),
+        ("h:1, g:6379:2,", "memcached://h:1,g:6379:2"),
+        ("/run/m.sock", "memcached:///run/m.sock"),
+        ("/run/m.sock:0:3,localhost", "memcached:///run/m.sock:0:3,localhost"),
+        ("memcached:1211", "memcached://memcached:1211"),
+        ("memcached://h:1", "memcached://h:1"),
+        ("redis://h", "redis://h"),
+        ("", "detected"),
+    ] {
+        assert_eq!(shown(text).unwrap(), expected, "{text}");
+    }
+    for (text, said) in [
+        ("h:x", "the port is not a number from 1 to 65535 (at character 3)"),
+        ("h,,g", "the host is missing (at character 3)"),
+        ("h:1:x", "the weight is not a number (at character 5)"),
+        ("/s:5", "a socket has no port (at character 4)"),
+        ("PERSISTENT=app", "no servers follow the id (at character 1)"),
+        ("h g", "the host has a character that no host name has (at character 2)"),
+    ] {
+        let error = shown(text).unwrap_err().to_string();
+        assert!(error.contains(said), "{text}: {error}");
     }
 }
 

@@ -7,11 +7,16 @@ pub mod files;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(feature = "net")]
+mod options;
+#[cfg(feature = "net")]
 mod pause;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "net")]
 mod token;
+
+#[cfg(feature = "net")]
+pub use options::Named;
 
 type Constructor = fn(&StoreUrl, Settings) -> Result<Box<dyn Store>>;
 

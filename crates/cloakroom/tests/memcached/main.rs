@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "../documented/mod.rs"]
+mod documented;
 mod inspect;
+mod options;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
@@ -14,6 +17,6 @@ const MEMCACHED: &[Need] = &[Need::Memcached];
 
 fn main() {
     worker::become_worker();
-    let cases = [wire::cases(), inspect::cases()];
+    let cases = [wire::cases(), inspect::cases(), options::cases()];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }

@@ -1,6 +1,5 @@
 //! What `docs/redis.md` says is so: its options, its rights, and every error, from a real server.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use cloakroom::stores::redis::{OPTIONS, RIGHTS};
@@ -11,6 +10,7 @@ use testbed::sentinel::Replicated;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
+use crate::documented;
 use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store, store_with};
 use crate::{LIMIT, REDIS, key, lock_key};
 
@@ -46,42 +46,23 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-fn docs() -> (PathBuf, String) {
-    let path = testbed::php::workspace().join("docs/redis.md");
-    let text = std::fs::read_to_string(&path).unwrap();
-    (path, text)
+fn docs() -> String {
+    std::fs::read_to_string(testbed::php::workspace().join("docs/redis.md")).unwrap()
 }
 
 fn the_options_of_the_docs_are_those_of_the_code() {
-    let mut table = String::from("\n| option | takes | default | meaning |\n|---|---|---|---|\n");
-    for option in OPTIONS {
-        let mut names = format!("`{}`", option.name);
-        if !option.aliases.is_empty() {
-            let others: Vec<String> = option.aliases.iter().map(|name| format!("`{name}`")).collect();
-            names += &format!(" ({})", others.join(", "));
-        }
-        table += &format!("| {names} | {} | {} | {} |\n", option.takes, option.default, option.meaning);
-    }
-    let (path, text) = docs();
-    let (before, rest) = text.split_once("--test redis options` -->\n").unwrap();
-    let (written, after) = rest.split_once("<!-- end of options -->").unwrap();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        let text = format!("{before}--test redis options` -->\n{table}<!-- end of options -->{after}");
-        std::fs::write(path, text).unwrap();
-        return;
-    }
-    assert!(written == table, "run: UPDATE_DOCS=1 cargo test -p cloakroom --test redis options\n{table}");
+    documented::options("redis", OPTIONS);
 }
 
 fn the_rights_of_the_docs_are_those_of_the_code() {
     let line = format!("ACL SETUSER php on >PASSWORD resetchannels ~PHPREDIS_SESSION:* -@all {RIGHTS}\n");
-    assert!(docs().1.contains(&line), "{line}");
+    assert!(docs().contains(&line), "{line}");
 }
 
 fn the_least_rights_are_enough_in_a_cluster() {
     let rules = "resetchannels ~PHPREDIS_CLUSTER_SESSION:* ~{PHPREDIS_CLUSTER_SESSION:* -@all";
     let more = "+cluster|slots +asking";
-    let text = docs().1;
+    let text = docs();
     for rules in rules.split(' ').filter(|rule| rule.starts_with('~')).chain([more]) {
         assert!(text.contains(rules), "{rules} is not in the docs");
     }
@@ -135,7 +116,7 @@ fn the_least_rights_are_enough_in_a_cluster() {
 }
 
 fn the_least_rights_are_enough_with_sentinels() {
-    let text = docs().1;
+    let text = docs();
     let (servers, sentinels) = ("+role +wait", "+sentinel|get-master-addr-by-name");
     for right in servers.split(' ').chain([sentinels]) {
         assert!(text.contains(&format!("`{right}`")), "{right} is not in the docs");
@@ -174,7 +155,7 @@ struct Row {
 }
 
 fn errors() -> Vec<Row> {
-    let text = docs().1;
+    let text = docs();
     let (_, table) = text.split_once("| the server | what becomes of the request | kind | hint |\n").unwrap();
     let rows = table.lines().skip(1).take_while(|line| line.starts_with('|')).map(|line| {
         let cells: Vec<String> = line.split('|').map(|cell| cell.trim().replace('`', "")).collect();

@@ -5,6 +5,8 @@
 
 mod cluster;
 mod docs;
+#[path = "../documented/mod.rs"]
+mod documented;
 mod faults;
 mod native;
 mod pools;

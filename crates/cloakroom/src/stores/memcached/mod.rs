@@ -19,7 +19,7 @@ use crate::{
 };
 
 use keys::Keys;
-pub use options::Options;
+pub use options::{OPTIONS, Options};
 use ring::Ring;
 use wire::{Answer, Ask, Client};
 

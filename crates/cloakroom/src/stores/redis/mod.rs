@@ -88,7 +88,7 @@ use crate::{
 use cluster::Cluster;
 use member::Member;
 use options::{Endpoint, Servers};
-pub use options::{Named, OPTIONS, Options};
+pub use options::{OPTIONS, Options};
 use reach::Reach;
 use sentinel::Sentinel;
 use wire::Client;

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cluster::hash_tag;
-use crate::net::{Address, Identity, TlsOptions};
+use crate::net::{Address, TlsOptions};
+use crate::stores::options::{Given, Named, TLS, seconds};
 use crate::{Error, ErrorKind, Param, Result, Secret, Server, StoreUrl};
 
-use table::{AUTH, SENTINEL_AUTH, SENTINEL_USER, TLS, USER};
-pub use table::{Named, OPTIONS};
+use table::{AUTH, OWN, SENTINEL_AUTH, SENTINEL_USER, USER};
+
+/// Every option of a Redis URL.
+pub const OPTIONS: &[&[Named]] = &[OWN, TLS];
 
 const PREFIX: &str = "PHPREDIS_SESSION:";
 const CLUSTER_PREFIX: &str = "PHPREDIS_CLUSTER_SESSION:";
@@ -98,7 +101,7 @@ impl Options {
 /// The hosts are sentinels; the options are about the servers that they watch.
 fn sentinels(url: &StoreUrl, shown: &str) -> Result<Servers> {
     let first = url.server();
-    let given = Given::collect(&first.params)?;
+    let given = Given::collect(&first.params, OPTIONS, TWICE)?;
     let (name, database) = match first.path.trim_start_matches('/').split_once('/') {
         Some((name, database)) => (name, format!("/{database}")),
         None => (first.path.trim_start_matches('/'), String::new()),
@@ -141,7 +144,7 @@ fn sentinels(url: &StoreUrl, shown: &str) -> Result<Servers> {
 
 impl Endpoint {
     fn parse(scheme: &str, server: &Server) -> Result<(u32, Self)> {
-        let given = Given::collect(&server.params)?;
+        let given = Given::collect(&server.params, OPTIONS, TWICE)?;
         let native = native(scheme);
         let address = address(scheme, server)?;
         let encrypted = matches!(scheme.split('+').next(), Some("tls" | "ssl" | "rediss" | "valkeys"));
@@ -181,7 +184,7 @@ impl Endpoint {
         }
         let endpoint = Endpoint {
             shown: format!("{scheme}://{server}"),
-            tls: given.tls(encrypted)?,
+            tls: given.tls(encrypted, "tls:// or rediss://")?,
             credentials: given.credentials(server, native)?,
             database: given.database(scheme, server)?,
             prefix: given.prefix(clustered)?,
@@ -242,50 +245,11 @@ fn native(scheme: &str) -> bool {
     matches!(scheme, "tcp" | "tls" | "ssl" | "unix")
 }
 
-fn seconds(param: &Param, expected: &str) -> Result<Duration> {
-    let number: f64 = param.number(expected)?;
-    match Duration::try_from_secs_f64(number) {
-        // The clock must not overflow.
-        Ok(duration) if !duration.is_zero() => Ok(duration.min(Duration::from_secs(365 * 24 * 3600))),
-        _ => Err(param.refused(expected)),
-    }
-}
+/// A user and a password are given as a list of two.
+const TWICE: &[&str] = &["auth[]", "auth[0]", "auth[1]", "sentinel_auth[]"];
 
-/// The options that were given, under their names in [`OPTIONS`].
-struct Given<'a>(Vec<(&'static str, &'a Param)>);
-
-impl<'a> Given<'a> {
-    fn collect(params: &'a [Param]) -> Result<Self> {
-        let mut given: Vec<(&'static str, &'a Param)> = Vec::new();
-        for param in params {
-            let spelled =
-                |option: &&Named| option.name == param.name || option.aliases.contains(&param.name.as_str());
-            let Some(option) = OPTIONS.iter().find(spelled) else {
-                let known: Vec<&str> = OPTIONS.iter().map(|option| option.name).collect();
-                return Err(param.unknown(&known));
-            };
-            let earlier = given.iter().filter(|(name, _)| *name == option.name).count();
-            // A user and a password are given as a list of two.
-            let allowed = match param.name.as_str() {
-                "auth[]" | "auth[0]" | "auth[1]" | "sentinel_auth[]" => 2,
-                _ => 1,
-            };
-            if earlier >= allowed {
-                return Err(param.repeated());
-            }
-            given.push((option.name, param));
-        }
-        Ok(Given(given))
-    }
-
-    fn all(&self, name: &'static str) -> Vec<&'a Param> {
-        self.0.iter().filter(|(given, _)| *given == name).map(|(_, param)| *param).collect()
-    }
-
-    fn one(&self, name: &'static str) -> Option<&'a Param> {
-        self.all(name).first().copied()
-    }
-
+/// What only Redis reads of the options.
+impl Given<'_> {
     fn credentials(&self, server: &Server, native: bool) -> Result<Option<Credentials>> {
         self.logged_in_as(AUTH, USER, Some((server, native)))
     }
@@ -392,37 +356,6 @@ impl<'a> Given<'a> {
             return Err(param.refused("a } only behind a { and at least one character"));
         }
         Ok(prefix.to_owned())
-    }
-
-    fn tls(&self, encrypted: bool) -> Result<Option<TlsOptions>> {
-        if !encrypted {
-            return match TLS.iter().find_map(|name| self.one(name)) {
-                Some(param) => Err(param.refused("a scheme with TLS before the host (tls:// or rediss://)")),
-                None => Ok(None),
-            };
-        }
-        if let Some(param) = self.one("passphrase").filter(|param| !param.value.reveal().is_empty()) {
-            return Err(param.refused("nothing: encrypted keys are not read; decrypt it with openssl pkey"));
-        }
-        let switch = |name, default| self.one(name).map_or(Ok(default), Param::switch);
-        let path = |name| self.one(name).map(|param| PathBuf::from(param.value.reveal()));
-        let identity = match (path("local_cert"), path("local_pk"), self.one("local_pk")) {
-            (Some(certificate), key, _) => {
-                Some(Identity { key: key.unwrap_or_else(|| certificate.clone()), certificate })
-            }
-            (None, _, Some(param)) => return Err(param.refused("a certificate beside it (local_cert=)")),
-            (None, _, None) => None,
-        };
-        Ok(Some(TlsOptions {
-            verify_peer: switch("verify_peer", true)?,
-            verify_peer_name: switch("verify_peer_name", true)?,
-            allow_self_signed: switch("allow_self_signed", false)?,
-            cafile: path("cafile"),
-            capath: path("capath"),
-            peer_name: self.one("peer_name").map(|param| param.value.reveal().to_owned()),
-            name_sent: switch("SNI_enabled", true)?,
-            identity,
-        }))
     }
 }
 

@@ -1,37 +1,14 @@
 //! The one table of names.
 
-/// One option: what it is called, takes, is by default, and means.
-#[derive(Debug)]
-pub struct Named {
-    /// Its name.
-    pub name: &'static str,
-    /// Other spellings of it.
-    pub aliases: &'static [&'static str],
-    /// What it takes.
-    pub takes: &'static str,
-    /// What holds when it is not given.
-    pub default: &'static str,
-    /// What it does.
-    pub meaning: &'static str,
-}
-
-const fn named(
-    name: &'static str,
-    aliases: &'static [&'static str],
-    takes: &'static str,
-    default: &'static str,
-    meaning: &'static str,
-) -> Named {
-    Named { name, aliases, takes, default, meaning }
-}
+use crate::stores::options::{Named, named};
 
 pub(super) const AUTH: &str = "auth";
 pub(super) const USER: &str = "auth[user]";
 pub(super) const SENTINEL_AUTH: &str = "sentinel_auth";
 pub(super) const SENTINEL_USER: &str = "sentinel_auth[user]";
 
-/// Every option of a Redis URL.
-pub const OPTIONS: &[Named] = &[
+/// Every option of a Redis URL but those of TLS.
+pub(super) const OWN: &[Named] = &[
     named(
         AUTH,
         &["auth[]", "auth[pass]", "auth[0]", "auth[1]", "password", "pass"],
@@ -103,88 +80,4 @@ pub const OPTIONS: &[Named] = &[
     named("retry_interval", &[], "milliseconds", "0", "accepted; a dead connection is opened again at once"),
     named("tcp_keepalive", &[], "1 or 0", "1", "accepted; idle connections are probed either way"),
     named("lazy", &[], "1 or 0", "1", "accepted; connections are opened at their first use either way"),
-    named(
-        "verify_peer",
-        &["stream[verify_peer]", "ssl[verify_peer]"],
-        "1 or 0",
-        "1",
-        "whether the server's certificate must be signed by a known authority; with 0 nothing of it is checked",
-    ),
-    named(
-        "verify_peer_name",
-        &["stream[verify_peer_name]", "ssl[verify_peer_name]"],
-        "1 or 0",
-        "1",
-        "whether the server's certificate must bear its name",
-    ),
-    named(
-        "allow_self_signed",
-        &["stream[allow_self_signed]", "ssl[allow_self_signed]"],
-        "1 or 0",
-        "0",
-        "whether a certificate that signed itself will do",
-    ),
-    named(
-        "cafile",
-        &["stream[cafile]", "ssl[cafile]"],
-        "the path of a PEM file",
-        "the system's authorities",
-        "the authorities to trust, or the server's own certificate",
-    ),
-    named(
-        "capath",
-        &["stream[capath]", "ssl[capath]"],
-        "the path of a directory",
-        "the system's authorities",
-        "PEM files of authorities to trust",
-    ),
-    named(
-        "peer_name",
-        &["stream[peer_name]", "ssl[peer_name]"],
-        "a name",
-        "the host",
-        "the name that the certificate must bear, and that the server is told (SNI)",
-    ),
-    named(
-        "SNI_enabled",
-        &["stream[SNI_enabled]", "ssl[SNI_enabled]"],
-        "1 or 0",
-        "1",
-        "whether the server is told the name",
-    ),
-    named(
-        "local_cert",
-        &["stream[local_cert]", "ssl[local_cert]"],
-        "the path of a PEM file",
-        "none",
-        "the client's certificate, for servers that ask for one",
-    ),
-    named(
-        "local_pk",
-        &["stream[local_pk]", "ssl[local_pk]"],
-        "the path of a PEM file",
-        "local_cert",
-        "its key, not encrypted",
-    ),
-    named(
-        "passphrase",
-        &["stream[passphrase]", "ssl[passphrase]"],
-        "nothing",
-        "none",
-        "refused: the key must not be encrypted",
-    ),
-];
-
-/// Those that need a scheme with TLS.
-pub(super) const TLS: &[&str] = &[
-    "verify_peer",
-    "verify_peer_name",
-    "allow_self_signed",
-    "cafile",
-    "capath",
-    "peer_name",
-    "SNI_enabled",
-    "local_cert",
-    "local_pk",
-    "passphrase",
 ];

@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::Identity;
 use crate::{Environment, SavePath};
 
 fn parse(text: &str) -> Result<Endpoint> {
