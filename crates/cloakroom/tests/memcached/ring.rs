@@ -1,0 +1,83 @@
+//! Several servers, each with the sessions that php-memcached keeps there.
+
+use testbed::memcached::Memcached;
+use testbed::need::Need;
+use testbed::php::Script;
+use testbed::suite::{Case, case};
+
+use crate::worker::{id, soon, store};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let beside = &[Need::Memcached, Need::Php, Need::PhpMemcached];
+    let agree =
+        |name: &str, servers: usize, sessions: usize, settings: &'static [(&str, &str)], options: &str| {
+            let name = format!("ring: php-memcached and we have a session on the same server, {name}");
+            let options = options.to_owned();
+            case(name, beside, move || php_memcached_and_we_agree(servers, sessions, settings, &options))
+        };
+    vec![
+        agree("with one server", 1, 500, &[], ""),
+        agree("with three of odd ports and weights", 3, 10_000, &[], ""),
+        agree(
+            "with three and ketama_weighted",
+            3,
+            2000,
+            &[("memcached.sess_consistent_hash_type", "ketama_weighted")],
+            "?distribution=ketama_weighted",
+        ),
+        agree(
+            "with three and no consistent hash",
+            3,
+            2000,
+            &[("memcached.sess_consistent_hash", "0")],
+            "?distribution=modula",
+        ),
+    ]
+}
+
+/// Servers, and the list of them with the weights 1, 3 and 2.
+fn some(count: usize) -> (Vec<Memcached>, String) {
+    let servers: Vec<Memcached> = (0..count).map(|_| Memcached::start()).collect();
+    let members = servers.iter().zip([1, 3, 2]);
+    let list: Vec<String> =
+        members.map(|(server, weight)| format!("{}:{weight}", server.address())).collect();
+    (servers, list.join(","))
+}
+
+fn php_memcached_and_we_agree(count: usize, sessions: usize, settings: &[(&str, &str)], options: &str) {
+    let (servers, list) = some(count);
+    let code = "
+        for ($i = 0; $i < (int) getenv('SESSIONS'); $i++) {
+            session_id(substr(strtr(base64_encode(md5((string) $i, true)), '+/', ',-'), 0, 21 + $i % 2));
+            session_start();
+            $_SESSION['n'] = $i;
+            session_write_close();
+            echo session_id(), \"\\n\";
+        }";
+    let mut script = Script::new(code)
+        .env("SESSIONS", sessions)
+        .module("igbinary.so")
+        .module("msgpack.so")
+        .module("memcached.so")
+        .ini("session.save_handler", "memcached")
+        .ini("session.save_path", &list)
+        // The connections stay: ten thousand sessions in seconds.
+        .ini("memcached.sess_persistent", "1")
+        .ini("session.use_cookies", "0")
+        .ini("session.use_only_cookies", "0")
+        .ini("session.cache_limiter", "");
+    for (name, value) in settings {
+        script = script.ini(name, value);
+    }
+    let printed = script.run().ok();
+    let ids: Vec<&str> = printed.lines().collect();
+    assert_eq!(ids.len(), sessions);
+    let shares: Vec<u64> = servers.iter().map(|server| server.stat("curr_items")).collect();
+    println!("php-memcached keeps {shares:?} of {sessions} sessions on its servers");
+    assert_eq!(shares.iter().sum::<u64>(), sessions as u64);
+    assert!(shares.iter().all(|share| *share > sessions as u64 / 10), "{shares:?}");
+    let mut store = store(&format!("memcached://{list}{options}"));
+    for session in ids {
+        assert!(store.exists(&id(session), soon()).unwrap(), "{session} is on another server");
+    }
+}
