@@ -10,6 +10,8 @@
 //! The port is left out of a point's name where it is 11211; a socket has the port 0. A key is on the server of the first
 //! point that is not below its hash, or else of the first one at all. The prefix is no part of a key here.
 
+use std::borrow::Cow;
+
 use md5::{Digest, Md5};
 
 use super::options::{Distribution, Endpoint, Options};
@@ -91,10 +93,15 @@ fn share(weight: u32, total: u64, servers: usize) -> u32 {
 /// The name of a server's point.
 fn label(server: &Endpoint, number: u32) -> String {
     match &server.address {
-        Address::Tcp { host, port: 11211 } => format!("{host}-{number}"),
-        Address::Tcp { host, port } => format!("{host}:{port}-{number}"),
+        Address::Tcp { host, port: 11211 } => format!("{}-{number}", written(host)),
+        Address::Tcp { host, port } => format!("{}:{port}-{number}", written(host)),
         Address::Unix(path) => format!("{}:0-{number}", path.display()),
     }
+}
+
+/// The host as it stands in the list: an IPv6 address with its brackets.
+fn written(host: &str) -> Cow<'_, str> {
+    if host.contains(':') { format!("[{host}]").into() } else { host.into() }
 }
 
 /// Bob Jenkins' hash.
@@ -130,12 +137,14 @@ mod tests {
         }
     }
 
+    fn hex(text: &str) -> String {
+        Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// `Memcached::getServerByKey` of php-memcached 3.2 (libmemcached 1.1.4), for the MD5 of 0 to 59.
     #[test]
     fn sixty_keys_are_where_libmemcached_has_them() {
-        let keys: Vec<String> = (0..60)
-            .map(|number| Md5::digest(number.to_string()).iter().map(|byte| format!("{byte:02x}")).collect())
-            .collect();
+        let keys: Vec<String> = (0..60).map(|number| hex(&number.to_string())).collect();
         let three = "memcached://10.0.0.1:11211:1,10.0.0.2:11212:3,cache.example:11299:2";
         let usual = "memcached://a,b,c,d";
         let sockets = "memcached:///run/a.sock:0:2,/run/b.sock:0:5";
@@ -166,6 +175,14 @@ mod tests {
             let seen: String = keys.iter().map(|key| ring.server(key).to_string()).collect();
             assert_eq!(seen, expected, "{list} {distribution:?}");
         }
+    }
+
+    /// Where php-memcached's session handler (3.2) put the sessions whose ids are the MD5 of 0 to 11.
+    #[test]
+    fn the_brackets_of_an_ipv6_address_are_part_of_a_points_name() {
+        let ring = Ring::without(&[], &servers("memcached://[::1]:21311,[::1]:21312"), Distribution::Ketama);
+        let seen: String = (0..12).map(|number| ring.server(&hex(&number.to_string())).to_string()).collect();
+        assert_eq!(seen, "001111101101");
     }
 
     #[test]
