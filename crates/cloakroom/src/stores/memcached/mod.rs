@@ -5,6 +5,7 @@
 mod inspect;
 mod keys;
 mod options;
+mod pool;
 mod ring;
 mod wire;
 

@@ -105,10 +105,11 @@ impl Options {
         let first = url.server();
         let given = Given::collect(&first.params, OPTIONS, &[])?;
         given.one("randomize_replica_read").map(Param::switch).transpose()?;
+        let distribution = choice(&given, "distribution", DISTRIBUTIONS)?;
         Ok(Options {
             shown: url.to_string(),
             servers: url.servers.iter().map(|server| Endpoint::of(&url.scheme, server)).collect(),
-            distribution: choice(&given, "distribution", DISTRIBUTIONS)?,
+            distribution,
             protocol: choice(&given, "protocol", PROTOCOLS)?,
             credentials: credentials(&given, first)?,
             tls: given.tls(url.scheme == "memcacheds", "memcacheds://")?,
@@ -124,7 +125,7 @@ impl Options {
                 None => None,
             },
             replicas: replicas(&given, url.servers.len())?,
-            remove_failed_after: remove_failed_after(&given)?,
+            remove_failed_after: remove_failed_after(&given, distribution)?,
         })
     }
 }
@@ -197,11 +198,12 @@ fn replicas(given: &Given<'_>, servers: usize) -> Result<usize> {
     }
 }
 
-fn remove_failed_after(given: &Given<'_>) -> Result<Option<NonZeroU32>> {
+fn remove_failed_after(given: &Given<'_>, distribution: Distribution) -> Result<Option<NonZeroU32>> {
     let limit = given.one("server_failure_limit");
     let limit = limit.map_or(Ok(NonZeroU32::MIN), |param| param.number("a number above 0"))?;
     match given.one("remove_failed_servers") {
-        Some(param) => Ok(param.switch()?.then_some(limit)),
+        // libmemcached leaves nobody out of a list that is no ring: most sessions would move.
+        Some(param) => Ok((param.switch()? && distribution != Distribution::Modula).then_some(limit)),
         None => Ok(None),
     }
 }
