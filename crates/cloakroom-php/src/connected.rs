@@ -7,7 +7,7 @@ use cloakroom::{
 
 use crate::drop_in::Native;
 use crate::handler::SavePathSetting;
-use crate::ini::Config;
+use crate::ini::{Config, StoreOption};
 
 /// How many are kept; those that were not used for longest go first.
 const KEPT: usize = 4;
@@ -24,6 +24,7 @@ pub(crate) struct Connected {
 struct Connection {
     setting: String,
     native: Option<&'static Native>,
+    options: Vec<StoreOption>,
     settings: Settings,
     name: String,
     detected: Option<String>,
@@ -56,7 +57,10 @@ impl Connected {
             self.stores.push(connection);
             return Ok(());
         }
-        let (url, detected) = self.locate(save_path, config)?;
+        let (mut url, detected) = self.locate(save_path, config)?;
+        for option in &config.options {
+            url.set(option.name, option.value.clone(), option.setting);
+        }
         let name = url.to_string();
         let store = stores::open(&url, config.store.clone())?;
         if self.stores.len() == KEPT {
@@ -65,6 +69,7 @@ impl Connected {
         self.stores.push(Connection {
             setting: save_path.text.to_owned(),
             native: save_path.native,
+            options: config.options.clone(),
             settings: config.store.clone(),
             name,
             detected,
@@ -172,6 +177,7 @@ impl Connection {
         !self.refused
             && self.setting == save_path.text
             && self.native.map(Native::name) == save_path.native.map(Native::name)
+            && self.options == config.options
             && self.settings == config.store
     }
 }

@@ -1,8 +1,9 @@
 //! Standing in for a native handler (`cloakroom.drop_in`): its name, its settings, and what they mean here.
 //!
 //! One row of [`NATIVES`] for each. Where a default of the native handler loses data, ours holds instead; what was set
-//! is obeyed. `docs/drop-in-phpredis.md` has the table for phpredis.
+//! is obeyed. `docs/drop-in-phpredis.md` and `docs/drop-in-php-memcached.md` have the tables.
 
+mod php_memcached;
 mod phpredis;
 
 use std::ffi::CStr;
@@ -29,14 +30,17 @@ pub(crate) struct Native {
 }
 
 /// Every handler that Cloakroom can stand in for.
-pub(crate) static NATIVES: [Native; 2] = [
+pub(crate) static NATIVES: [Native; 3] = [
     Native {
         name: c"redis",
         extension: c"redis",
         settings: phpredis::SETTINGS,
         adopt: phpredis::adopt,
         parse: SavePath::parse_for_phpredis,
-        refuse: |url| (url.scheme == "file").then_some("write tcp://host:port"),
+        refuse: |url| {
+            let others = ["file", "memcached", "memcacheds"];
+            others.contains(&url.scheme.as_str()).then_some("write tcp://host:port")
+        },
     },
     Native {
         name: c"rediscluster",
@@ -46,6 +50,17 @@ pub(crate) static NATIVES: [Native; 2] = [
         parse: SavePath::parse,
         refuse: |url| {
             (!url.scheme.ends_with("+cluster")).then_some("write seed[]=host:port&seed[]=host:port")
+        },
+    },
+    Native {
+        name: c"memcached",
+        extension: c"memcached",
+        settings: php_memcached::SETTINGS,
+        adopt: php_memcached::adopt,
+        parse: SavePath::parse_for_php_memcached,
+        refuse: |url| {
+            let own = ["memcached", "memcacheds"];
+            (!own.contains(&url.scheme.as_str())).then_some("write host:port,host:port")
         },
     },
 ];
@@ -85,10 +100,34 @@ pub(crate) trait Ini {
     fn text(&self, name: &str) -> String;
     /// The setting as a whole number, as PHP reads one: 0 where there is none.
     fn number(&self, name: &str) -> i64;
+    /// The setting as a switch, as PHP reads one.
+    fn switch(&self, name: &str) -> bool {
+        let text = self.text(name);
+        ["true", "yes", "on"].iter().any(|on| text.eq_ignore_ascii_case(on)) || whole_number(&text) != 0
+    }
     /// Whether somebody set it, as far as PHP lets that be seen; `default` is what the extension registers.
     fn is_given(&self, name: &str, default: &str) -> bool;
     /// The first number of the extension's version, if it is loaded.
     fn version(&self) -> Option<u32>;
+}
+
+/// The number that a text begins with, as PHP reads one: `1 # a comment that is none` is 1.
+pub(crate) fn whole_number(text: &str) -> i64 {
+    let text = text.trim_start();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let end = text.len() - digits.trim_start_matches(|digit: char| digit.is_ascii_digit()).len();
+    match text[..end].parse() {
+        Ok(number) => number,
+        // Only one that is too long for it has digits.
+        Err(_) if digits.starts_with(|digit: char| digit.is_ascii_digit()) => {
+            if text.starts_with('-') {
+                i64::MIN
+            } else {
+                i64::MAX
+            }
+        }
+        Err(_) => 0,
+    }
 }
 
 /// How long a request waits that may wait to its end, where it has none, and the longest of all times.
@@ -108,12 +147,30 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_known_is_refused_beside_those_that_are() {
-        let (found, error) = named("redis, memcached,RedisCluster,redis");
-        assert_eq!(found, [0, 1]);
+        let (found, error) = named("redis, memcache,RedisCluster,redis,Memcached");
+        assert_eq!(found, [0, 1, 2]);
         assert_eq!(
             error.unwrap().to_string(),
-            "cloakroom.drop_in names \"memcached\", which Cloakroom cannot stand in for\nhint: it takes redis, rediscluster"
+            "cloakroom.drop_in names \"memcache\", which Cloakroom cannot stand in for\nhint: it takes redis, rediscluster, memcached"
         );
         assert!(matches!(named("").0[..], []));
+    }
+
+    #[test]
+    fn numbers_are_read_as_php_reads_them() {
+        for (text, number) in [
+            ("5", 5),
+            (" -7 ", -7),
+            ("+3", 3),
+            ("1 # x", 1),
+            ("100k", 100),
+            ("", 0),
+            ("-", 0),
+            ("on", 0),
+            ("not set", 0),
+            ("99999999999999999999", i64::MAX),
+        ] {
+            assert_eq!(whole_number(text), number, "{text}");
+        }
     }
 }

@@ -119,8 +119,11 @@ fn open_handler(save_path: &str, native: Option<&'static Native>) -> Result<()> 
 static SAVE_HANDLER: SaveHandler = save_handler(c"cloakroom", s_open);
 
 /// Under the names of [`NATIVES`], and in their order.
-static NATIVE_HANDLERS: [SaveHandler; NATIVES.len()] =
-    [save_handler(NATIVES[0].name, s_open_native::<0>), save_handler(NATIVES[1].name, s_open_native::<1>)];
+static NATIVE_HANDLERS: [SaveHandler; NATIVES.len()] = [
+    save_handler(NATIVES[0].name, s_open_native::<0>),
+    save_handler(NATIVES[1].name, s_open_native::<1>),
+    save_handler(NATIVES[2].name, s_open_native::<2>),
+];
 
 /// Only `open` tells by which name PHP calls: the rest is about the session that it opened.
 const fn save_handler(name: &'static CStr, open: OpenCallback) -> SaveHandler {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use cloakroom::envelope::Compression;
-use cloakroom::{Error, ErrorKind, Result, Settings};
+use cloakroom::{Error, ErrorKind, Result, Secret, Settings};
 
 use crate::drop_in;
 
@@ -157,7 +157,17 @@ pub(crate) struct Config {
     pub(crate) compression: Compression,
     /// Settings of a native handler that decide instead of ours: theirs, ours.
     pub(crate) deciding: Vec<(&'static str, &'static str)>,
+    /// What settings of a native handler say of the store, beside its URL.
+    pub(crate) options: Vec<StoreOption>,
     pub(crate) store: Settings,
+}
+
+/// An option of the store's URL, by a setting of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoreOption {
+    pub(crate) name: &'static str,
+    pub(crate) value: Secret,
+    pub(crate) setting: &'static str,
 }
 
 impl Config {
@@ -180,6 +190,7 @@ impl Config {
             detect: switch("cloakroom.detect", &value("cloakroom.detect"))?,
             compression: Compression::None,
             deciding: Vec::new(),
+            options: Vec::new(),
             store: Settings {
                 lease,
                 lease_max,

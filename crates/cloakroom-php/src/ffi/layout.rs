@@ -48,7 +48,9 @@ fn assertions() -> String {
         displayer as "displayer", value_length as "value_length", name_length as "name_length",
         modifiable as "modifiable",
     });
-    layout!(@fields c, IniEntry as "zend_ini_entry" { name as "name" });
+    layout!(@fields c, IniEntry as "zend_ini_entry" {
+        name as "name", on_modify as "on_modify", arguments as "mh_arg1", value as "value",
+    });
     layout!(@fields c, ZendString as "zend_string" { hash as "h", length as "len", bytes as "val" });
     layout!(c, Zval as "zval" { value as "value", kind as "u1", extra as "u2" });
     layout!(c, SaveHandler as "ps_module" {
@@ -91,6 +93,7 @@ fn assertions() -> String {
           HashTable *modules = &module_registry;\n\
           zend_string *(*characters)[256] = &zend_one_char_string;\n\
           void (*row)(int, ...) = php_info_print_table_row;\n\
+          size_t (*output)(const char *, size_t) = php_output_write;\n\
           const char *(*temporary)(void) = php_get_temporary_directory;\n\
           char *(*environment)(const char *, size_t) = sapi_getenv;\n\
           _Static_assert(offsetof(sapi_module_struct, name) == 0, \"offset of sapi_module_struct.name\");\n\

@@ -182,7 +182,7 @@ pub(super) struct IniDefinition {
     pub(super) on_modify: Option<IniCallback>,
     pub(super) arguments: [*mut c_void; 3],
     pub(super) value: *const c_char,
-    pub(super) displayer: *const c_void,
+    pub(super) displayer: Option<IniDisplayer>,
     pub(super) value_length: u32,
     pub(super) name_length: u16,
     pub(super) modifiable: u8,
@@ -195,7 +195,12 @@ pub(super) type IniCallback =
 #[repr(C)]
 pub(super) struct IniEntry {
     pub(super) name: *mut ZendString,
+    pub(super) on_modify: Option<IniCallback>,
+    pub(super) arguments: [*mut c_void; 3],
+    pub(super) value: *mut ZendString,
 }
+
+pub(super) type IniDisplayer = extern "C" fn(*mut IniEntry, c_int);
 
 pub(super) type Data = *mut *mut c_void;
 
@@ -254,6 +259,7 @@ unsafe extern "C" {
     pub(super) fn php_info_print_table_start();
     pub(super) fn php_info_print_table_row(columns: c_int, ...);
     pub(super) fn php_info_print_table_end();
+    pub(super) fn php_output_write(text: *const c_char, length: usize) -> usize;
     pub(super) fn php_get_temporary_directory() -> *const c_char;
     pub(super) static sapi_module: SapiModule;
     pub(super) fn sapi_getenv(name: *const c_char, length: usize) -> *mut c_char;

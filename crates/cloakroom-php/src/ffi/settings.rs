@@ -8,7 +8,7 @@ use cloakroom::{Error, ErrorKind, Result};
 
 use super::finish;
 use super::php::*;
-use crate::drop_in::{Ini, Native};
+use crate::drop_in::{Ini, Native, whole_number};
 use crate::ini::{Config, SETTINGS, Scope, Setting, time_to_live};
 
 thread_local! {
@@ -64,7 +64,7 @@ impl Ini for NativeIni<'_> {
         match setting(name) {
             // SAFETY: the name and its length belong together.
             Some(_) => unsafe { zend_ini_long(name.as_ptr().cast(), name.len(), 0) },
-            None => configured_text(name).trim().parse().unwrap_or(0),
+            None => whole_number(&configured_text(name)),
         }
     }
 
@@ -213,7 +213,7 @@ fn definition(
         on_modify,
         arguments: [null_mut(); 3],
         value: default.as_ptr().cast(),
-        displayer: null(),
+        displayer: None,
         value_length: default.len() as u32,
         name_length: name.len() as u16,
         modifiable: match scope {
@@ -232,8 +232,21 @@ pub(super) fn register_own(module_number: c_int) -> c_int {
 /// Registers a native handler's settings, so that they can be set where its extension is absent. Where it is not, one
 /// name too much would keep PHP from registering any of the extension's own.
 pub(super) fn register_native(native: &Native, module_number: c_int) -> c_int {
-    let settings = native.settings.iter();
-    register(settings.map(|(name, default)| definition(name, default, Scope::Anywhere, None)), module_number)
+    let definitions = native.settings.iter().map(|(name, default)| IniDefinition {
+        displayer: name.ends_with("password").then_some(mask as IniDisplayer),
+        ..definition(name, default, Scope::Anywhere, None)
+    });
+    register(definitions, module_number)
+}
+
+/// `phpinfo()` shows a password.
+extern "C" fn mask(entry: *mut IniEntry, _kind: c_int) {
+    // SAFETY: PHP passes an entry of ours, whose value is null or a string; it copies the text.
+    unsafe {
+        let empty = (*entry).value.is_null() || bytes((*entry).value).is_empty();
+        let text = if empty { "no value" } else { "***" };
+        php_output_write(text.as_ptr().cast(), text.len());
+    }
 }
 
 fn register(definitions: impl Iterator<Item = IniDefinition>, module_number: c_int) -> c_int {
@@ -242,7 +255,7 @@ fn register(definitions: impl Iterator<Item = IniDefinition>, module_number: c_i
         on_modify: None,
         arguments: [null_mut(); 3],
         value: null(),
-        displayer: null(),
+        displayer: None,
         value_length: 0,
         name_length: 0,
         modifiable: 0,

@@ -74,14 +74,14 @@ fn own_name_keeps_own_semantics(beside: Beside, server: &Redis) {
 fn unknown_name(beside: Beside, server: &Redis) {
     let ran = beside
         .script(server, "session_id(ID); session_start(); echo cloakroom_status()['store'];")
-        .ini("cloakroom.drop_in", "memcached, redis")
+        .ini("cloakroom.drop_in", "memcache, redis")
         .run();
     assert_eq!(ran.stdout, server.native(), "the known one works: {ran}");
     assert_eq!(
         ours(&ran.stderr),
         [
-            "PHP Startup: cloakroom.drop_in names \"memcached\", which Cloakroom cannot stand in for; hint: it takes \
-          redis, rediscluster in Unknown on line 0"
+            "PHP Startup: cloakroom.drop_in names \"memcache\", which Cloakroom cannot stand in for; hint: it takes \
+          redis, rediscluster, memcached in Unknown on line 0"
         ],
         "{ran}"
     );
