@@ -157,17 +157,31 @@ pub enum Hold {
 
 /// What a record was when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen(Option<Record>);
+pub struct Seen {
+    record: Option<Record>,
+    version: Option<Version>,
+}
 
 impl Seen {
     /// What this record is; `None` for no record.
     pub fn of(record: Option<&[u8]>) -> Self {
-        Seen(record.map(|bytes| Record(bytes.to_vec())))
+        Seen { record: record.map(|bytes| Record(bytes.to_vec())), version: None }
+    }
+
+    /// With its version, by which a store that counts them sees sooner whether it is still the same.
+    #[must_use]
+    pub fn with_version(self, version: Version) -> Self {
+        Seen { version: Some(version), ..self }
+    }
+
+    /// Its version, where the store told it.
+    pub fn version(&self) -> Option<&Version> {
+        self.version.as_ref()
     }
 
     /// Whether this is what was seen.
     pub fn is(&self, record: Option<&[u8]>) -> bool {
-        self.0.as_ref().map(|seen| seen.0.as_slice()) == record
+        self.record.as_ref().map(|seen| seen.0.as_slice()) == record
     }
 }
 

@@ -70,8 +70,15 @@ impl Memcached {
     /// The keys of all items; characters that URLs encode are as in one.
     #[track_caller]
     pub fn keys(&self) -> Vec<String> {
-        // It takes nothing else in the same write.
-        let dump = talk(self.port, b"lru_crawler metadump hash\r\n", |answer| answer.ends_with(b"END\r\n"));
+        let dump = loop {
+            // It takes nothing else in the same write, and walks for one client at a time, or for itself.
+            let whole = |answer: &[u8]| answer.ends_with(b"END\r\n") || answer.starts_with(b"BUSY ");
+            let dump = talk(self.port, b"lru_crawler metadump hash\r\n", whole);
+            match dump.starts_with(b"BUSY ") {
+                true => std::thread::sleep(Duration::from_millis(10)),
+                false => break dump,
+            }
+        };
         let dump = String::from_utf8_lossy(&dump);
         let key = |line: &str| Some(line.strip_prefix("key=")?.split(' ').next()?.to_owned());
         dump.lines().filter_map(key).collect()

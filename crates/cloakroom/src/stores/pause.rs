@@ -20,10 +20,6 @@ impl Pause {
 
     /// The next pause of the waiter at this place.
     pub(crate) fn next(&mut self, place: u32) -> Duration {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        let part = (self.random >> 11) as f64 / (1u64 << 53) as f64;
         let longest = match self.quick {
             0 => self.longest,
             _ => Duration::from_micros(250),
@@ -32,9 +28,18 @@ impl Pause {
             0 => self.longest = longest.mul_f64(1.3).min(Duration::from_millis(20)),
             _ => self.quick -= 1,
         }
-        let pause = longest.mul_f64(0.5 + part / 2.0);
+        let pause = self.about(longest);
         // Those further behind need not look as often.
         pause.max(Duration::from_millis(u64::from(place.min(10)) * 2))
+    }
+
+    /// Between half of this and all of it.
+    pub(crate) fn about(&mut self, longest: Duration) -> Duration {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let part = (self.random >> 11) as f64 / (1u64 << 53) as f64;
+        longest.mul_f64(0.5 + part / 2.0)
     }
 }
 

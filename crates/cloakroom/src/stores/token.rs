@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::{Error, ErrorKind, Result};
 
 /// What our locks begin with; any other value on a lock's key is a native handler's.
-const MARK: &str = "cloakroom:";
+pub(crate) const MARK: &str = "cloakroom:";
 
 /// `cloakroom:<32 hex digits>:<host>:<pid>`. The digits are what proves that a lock is ours; host and pid tell a
 /// person who looks into the server which worker holds it.

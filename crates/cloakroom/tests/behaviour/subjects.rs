@@ -7,6 +7,7 @@ use cloakroom::SessionId;
 use cloakroom::stores::redis::RIGHTS;
 use testbed::TempDir;
 use testbed::cluster::Cluster;
+use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::redis::{Program, Redis};
 use testbed::sentinel::Replicated;
@@ -104,6 +105,13 @@ pub(crate) const ENTRIES: &[Entry] = &[
         example: "tcp://h",
         start: || Box::new(Server::behind_twemproxy(Redis::start(), vec![Redis::start(), Redis::start()])),
         without: &["listing_names_every_session_once", "listing_ends_when_it_was_enough"],
+    },
+    Entry {
+        name: "memcached",
+        needs: &[Need::Memcached],
+        example: "memcached://h",
+        start: || Box::new(Ring::new(vec![Memcached::start()])),
+        without: &[],
     },
 ];
 
@@ -224,6 +232,33 @@ impl Subject for Clustered {
     fn is_empty(&self) -> bool {
         let keys = self.cluster.keys();
         !keys.iter().any(|key| key.trim_start_matches('{').starts_with(&self.prefix))
+    }
+}
+
+/// Memcached servers.
+struct Ring {
+    servers: Vec<Memcached>,
+}
+
+impl Ring {
+    fn new(servers: Vec<Memcached>) -> Ring {
+        Ring { servers }
+    }
+}
+
+impl Subject for Ring {
+    fn save_path(&self) -> String {
+        let servers: Vec<String> = self.servers.iter().map(Memcached::address).collect();
+        format!("memcached://{}", servers.join(","))
+    }
+
+    fn evict(&self, id: &SessionId) {
+        let delete = format!("delete memc.sess.key.{}", id.as_str());
+        assert!(self.servers.iter().any(|server| server.command(&delete) == "DELETED\r\n"));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.servers.iter().all(|server| server.keys().is_empty())
     }
 }
 

@@ -1,35 +1,54 @@
-//! The names of a session's keys.
+//! The names of a session's keys, and the servers that have them.
 
-use super::options::Options;
+use super::options::{LockPlace, Options};
+use super::ring::Ring;
 use crate::{Error, ErrorKind, Result, SessionId};
 
 /// The longest key of Memcached, in bytes.
 const LONGEST: usize = 250;
 
-/// The keys of one session; what the ring hashes has no prefix.
+/// Where a session and its lock are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Keys {
+pub(super) struct Place {
     pub(super) session: Vec<u8>,
     pub(super) lock: Vec<u8>,
-    /// Who waits for the lock, first come first.
+    /// Who waits for the lock, first come first; on the lock's server.
     pub(super) queue: Vec<u8>,
+    /// The index of the session's server.
+    pub(super) session_at: usize,
+    /// The index of the lock's server.
+    pub(super) lock_at: usize,
 }
 
-impl Keys {
-    /// As php-memcached names them.
+impl Place {
+    /// As php-memcached has them: what the ring hashes has no prefix.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when a key would be longer than Memcached takes.
-    pub(super) fn of(id: &SessionId, options: &Options) -> Result<Self> {
+    pub(super) fn of(id: &SessionId, options: &Options, ring: &Ring) -> Result<Self> {
         let key = |middle: &str| [&options.prefix, middle, id.as_str()].concat().into_bytes();
-        let keys = Keys { session: key(""), lock: key("lock."), queue: key("wait.") };
-        match keys.lock.len() {
-            ..=LONGEST => Ok(keys),
-            length => Err(Error::new(
+        let (session, lock) = (key(""), key("lock."));
+        if lock.len() > LONGEST {
+            return Err(Error::new(
                 ErrorKind::Config,
-                format!("the key of this session's lock has {length} bytes, and Memcached takes {LONGEST}"),
+                format!(
+                    "the key of this session's lock has {} bytes, and Memcached takes {LONGEST}",
+                    lock.len()
+                ),
             )
-            .hint("set a shorter prefix=, or session.sid_length")),
+            .hint("set a shorter prefix=, or session.sid_length")
+            .on(options.shown.as_str()));
         }
+        let session_at = ring.server(id.as_str());
+        let lock_at = match options.lock {
+            LockPlace::Native => ring.server(&format!("lock.{}", id.as_str())),
+            LockPlace::Own => session_at,
+        };
+        Ok(Place { session, lock, queue: key("wait."), session_at, lock_at })
+    }
+
+    /// Whether one server has all, so that one exchange does.
+    pub(super) fn together(&self) -> bool {
+        self.session_at == self.lock_at
     }
 }

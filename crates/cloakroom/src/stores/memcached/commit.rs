@@ -1,0 +1,356 @@
+//! Changing a session and giving its lock back; and changing one without a lock.
+//!
+//! A write goes over the version that was read under the lock, so that it is refused where somebody else has written since.
+//! Where one server has session and lock, both go out in one write. Apart, the unlock goes out after the answer to the
+//! change, or it might overtake it; nobody waits for its own answer.
+//!
+//! After a cut, session and lock are read back, and say what became of the change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Memcached;
+use super::keys::Place;
+use super::lock::{Held, Item, record};
+use super::wire::{Answer, Ask, Expiry, Failure};
+use crate::{Change, Committed, Deadline, Error, ErrorKind, Result, Seen, Version};
+
+/// What an exchange of a commit answered.
+struct Made {
+    /// About the session, where something was to be done to it.
+    session: Option<Answer>,
+    lock: Unlocked,
+}
+
+/// What became of the lock in an exchange of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unlocked {
+    /// It was ours until then.
+    Yes,
+    /// It is ours still.
+    NotYet,
+    /// Nobody asked: another server has it.
+    Unasked,
+    /// It was not ours.
+    Lost,
+}
+
+/// What reading back after a cut showed.
+enum Found {
+    Applied,
+    NotApplied,
+}
+
+impl Memcached {
+    /// Applies the change and releases the lock, and remembers a lock that may not have been released.
+    pub(super) fn commit_held(
+        &mut self,
+        held: &Arc<Held>,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<Committed> {
+        let committed = self.give_back(held, change, by);
+        match &committed {
+            Err(error) if error.kind() == ErrorKind::LockLost => self.counted.lost_leases += 1,
+            Err(_) => self.remember(held),
+            Ok(_) => {}
+        }
+        committed
+    }
+
+    fn give_back(&mut self, held: &Arc<Held>, change: Change<'_>, by: Deadline) -> Result<Committed> {
+        held.close();
+        if !self.undoubted(held) && !self.still_ours(held, by)? {
+            return match change {
+                Change::Keep => Ok(Committed::Done),
+                _ => Err(self.lost(held)),
+            };
+        }
+        let (mut record, mut cut) = (held.record, false);
+        // Changed without the lock in between, or evicted: each round but the first follows such an event.
+        for _ in 0..4 {
+            let made = match self.make(held, change, record, by) {
+                Ok(made) => made,
+                Err(Failure::Cut(_)) if !cut => {
+                    cut = true;
+                    self.clients[held.place.session_at].count_retry();
+                    match self.read_back(held, change, record, by).map_err(Error::maybe_applied)? {
+                        Found::NotApplied => continue,
+                        Found::Applied => {
+                            self.unlock(held, by);
+                            return Ok(Committed::Done);
+                        }
+                    }
+                }
+                Err(failure) => {
+                    let error = self.clients[held.place.session_at].error(failure);
+                    return Err(if cut { error.maybe_applied() } else { error });
+                }
+            };
+            let again = match made.session {
+                None | Some(Answer::Done) => None,
+                Some(Answer::Refused(text)) => {
+                    self.unlock_after(&made.lock, held, by);
+                    return Err(self.refused(held.place.session_at, &text, change));
+                }
+                Some(Answer::Missing) => match change {
+                    Change::Write(..) | Change::Touch(..) => Some(None),
+                    Change::Delete | Change::Keep => None,
+                },
+                Some(_) => match self.look(&held.place, by)? {
+                    // An attempt whose answer was lost has done it; or somebody else keeps the session alive.
+                    Some(found) if cut && change_bytes(change) == Some(&found.value) => None,
+                    Some(_) if matches!(change, Change::Touch(..)) => None,
+                    // Who logs out, logs out: a write without the lock does not prevent it.
+                    Some(found) if change == Change::Delete => Some(Some(found.version)),
+                    None if change == Change::Delete => None,
+                    _ => {
+                        self.unlock_after(&made.lock, held, by);
+                        return Err(self.lost(held));
+                    }
+                },
+            };
+            let Some(version) = again else {
+                self.unlock_after(&made.lock, held, by);
+                let rewritten =
+                    matches!(change, Change::Touch(..)) && record.is_none() && held.record.is_some();
+                return Ok(if rewritten { Committed::Rewritten } else { Committed::Done });
+            };
+            // What somebody deleted who had the lock after us must not come back.
+            let ours = match made.lock {
+                Unlocked::Lost => false,
+                Unlocked::NotYet => true,
+                Unlocked::Unasked => self.still_ours(held, by)?,
+                Unlocked::Yes => self.regain(held, by)?,
+            };
+            if !ours {
+                return Err(self.lost(held));
+            }
+            record = version;
+        }
+        self.unlock(held, by);
+        Err(self.lost(held))
+    }
+
+    /// One exchange: the change, and the unlock where the same server has the lock.
+    fn make(
+        &mut self,
+        held: &Held,
+        change: Change<'_>,
+        version: Option<u64>,
+        by: Deadline,
+    ) -> Result<Made, Failure> {
+        let place = &held.place;
+        let changing = ask(change, &place.session, version);
+        let unlocking = Ask::Remove { key: &place.lock, version: held.version() };
+        let (session, unlocked) = match (changing, place.together()) {
+            (Some(changing), true) => {
+                let [session, unlocked] = self.attempt(place.session_at, [changing, unlocking], by)?;
+                (Some(session), unlocked)
+            }
+            (None, true) => {
+                let [unlocked] = self.attempt(place.lock_at, [unlocking], by)?;
+                (None, unlocked)
+            }
+            (Some(changing), false) => {
+                let [session] = self.attempt(place.session_at, [changing], by)?;
+                return Ok(Made { session: Some(session), lock: Unlocked::Unasked });
+            }
+            (None, false) => return Ok(Made { session: None, lock: Unlocked::Unasked }),
+        };
+        let lock = match unlocked {
+            Answer::Done => Unlocked::Yes,
+            // Prolonged in this moment, perhaps.
+            _ if self.still_ours(held, by).map_err(Failure::Failed)? => Unlocked::NotYet,
+            _ => Unlocked::Lost,
+        };
+        Ok(Made { session, lock })
+    }
+
+    fn unlock_after(&mut self, lock: &Unlocked, held: &Arc<Held>, by: Deadline) {
+        match lock {
+            Unlocked::Yes | Unlocked::Lost => {}
+            Unlocked::NotYet | Unlocked::Unasked => self.unlock(held, by),
+        }
+    }
+
+    /// What became of a change whose answer was lost.
+    fn read_back(
+        &mut self,
+        held: &Held,
+        change: Change<'_>,
+        version: Option<u64>,
+        by: Deadline,
+    ) -> Result<Found> {
+        let ours = self.still_ours(held, by)?;
+        let session = self.look(&held.place, by)?;
+        let untouched = session.as_ref().map(|item| item.version) == version;
+        Ok(match change {
+            Change::Keep if !ours => Found::Applied,
+            Change::Keep => Found::NotApplied,
+            Change::Delete if session.is_none() => Found::Applied,
+            Change::Touch(..) if version.is_some() && session.is_some() && !ours => Found::Applied,
+            Change::Touch(..) | Change::Delete if ours => Found::NotApplied,
+            _ if !untouched && session.as_ref().map(|item| &*item.value) == change_bytes(change) => {
+                Found::Applied
+            }
+            _ if ours && (untouched || session.is_none()) => Found::NotApplied,
+            // The server has not made it, and nobody may any more.
+            _ if untouched && version.is_some() => return Err(self.lost(held)),
+            _ => {
+                let what = "the connection was cut during the write, and another request has changed the session since";
+                return Err(Error::new(ErrorKind::Unreachable, what)
+                    .on(self.clients[held.place.session_at].shown())
+                    .maybe_applied());
+            }
+        })
+    }
+
+    fn lost(&self, held: &Held) -> Error {
+        Error::new(ErrorKind::LockLost, "the session's lock was lost, and the change was not written")
+            .hint(
+                "the request ran longer than cloakroom.lease_max, somebody wrote without the lock, or the server \
+                 restarted or evicted it",
+            )
+            .on(self.clients[held.place.lock_at].shown())
+    }
+
+    fn refused(&self, at: usize, text: &str, change: Change<'_>) -> Error {
+        let bytes = change_bytes(change).map_or(0, <[u8]>::len);
+        let lower = text.to_ascii_lowercase();
+        if lower.contains("too large") {
+            let what = format!("the session has {bytes} bytes, which is more than the server takes");
+            return Error::new(ErrorKind::TooLarge, what)
+                .source(text.to_owned())
+                .hint("keep less in the session, or raise memcached's -I (--max-item-size)")
+                .on(self.clients[at].shown());
+        }
+        self.clients[at].refusal(text)
+    }
+
+    /// The change without a lock: the last writer wins. `seen` is what the request read.
+    pub(super) fn write_unlocked(
+        &mut self,
+        place: &Place,
+        seen: &Seen,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<Committed> {
+        let at = place.session_at;
+        let key = &place.session;
+        match change {
+            Change::Keep => Ok(Committed::Done),
+            Change::Delete => match self.insist(at, [Ask::Delete { key }], by)? {
+                [Answer::Refused(text)] => Err(self.clients[at].refusal(&text)),
+                _ => Ok(Committed::Done),
+            },
+            Change::Touch(_, ttl) => {
+                match self.insist(at, [Ask::Touch { key, expiry: Expiry::after(ttl) }], by)? {
+                    [Answer::Missing] => {
+                        self.overwrite(place, seen, change, None, by).map(|()| Committed::Rewritten)
+                    }
+                    [Answer::Refused(text)] => Err(self.clients[at].refusal(&text)),
+                    _ => Ok(Committed::Done),
+                }
+            }
+            Change::Write(..) => {
+                let version = seen.version().and_then(number);
+                self.overwrite(place, seen, change, version, by).map(|()| Committed::Done)
+            }
+        }
+    }
+
+    /// Writes over whatever is there, and counts whether that undid another request's change. Not by `set`: one that is too
+    /// large removes what was there.
+    fn overwrite(
+        &mut self,
+        place: &Place,
+        seen: &Seen,
+        change: Change<'_>,
+        mut version: Option<u64>,
+        by: Deadline,
+    ) -> Result<()> {
+        let at = place.session_at;
+        let (Change::Write(bytes, ttl) | Change::Touch(bytes, ttl)) = change else { return Ok(()) };
+        let mut met = None;
+        loop {
+            match self.insist(at, [store(&place.session, bytes, ttl, version)], by)? {
+                [Answer::Done] => break,
+                [Answer::Refused(text)] => return Err(self.refused(at, &text, change)),
+                _ => {}
+            }
+            let found = self.look(place, by)?;
+            version = found.as_ref().map(|item| item.version);
+            let value = found.as_ref().map(|item| item.value.as_slice());
+            // The same bytes are a repetition, or another request's that came to the same.
+            let same = value == Some(bytes);
+            if matches!(change, Change::Write(..)) && !same && !seen.is(value) {
+                met = Some(());
+            }
+            if same {
+                break;
+            }
+            by.check("writing over what others keep writing")?;
+        }
+        if met.is_some() {
+            self.counted.conflicts += 1;
+        }
+        Ok(())
+    }
+
+    /// The change if the record is still of this version.
+    pub(super) fn write_versioned(
+        &mut self,
+        place: &Place,
+        seen: &Version,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<Committed> {
+        let at = place.session_at;
+        let Some(asked) = ask(change, &place.session, number(seen)) else { return Ok(Committed::Done) };
+        match self.insist(at, [asked], by)? {
+            [Answer::Done] => Ok(Committed::Done),
+            [Answer::Refused(text)] => Err(self.refused(at, &text, change)),
+            _ => match self.look(place, by)? {
+                None if change == Change::Delete => Ok(Committed::Done),
+                // It was made by an attempt whose answer was lost, or came to the same.
+                Some(found) if change_bytes(change) == Some(&found.value) => Ok(Committed::Done),
+                found => Ok(Committed::Conflict(record(found))),
+            },
+        }
+    }
+}
+
+/// What is asked for, where something is.
+fn ask<'a>(change: Change<'a>, key: &'a [u8], version: Option<u64>) -> Option<Ask<'a>> {
+    match (change, version) {
+        (Change::Keep, _) | (Change::Delete, None) => None,
+        (Change::Delete, Some(version)) => Some(Ask::Remove { key, version }),
+        (Change::Touch(_, ttl), Some(_)) => Some(Ask::Touch { key, expiry: Expiry::after(ttl) }),
+        (Change::Write(bytes, ttl) | Change::Touch(bytes, ttl), _) => Some(store(key, bytes, ttl, version)),
+    }
+}
+
+fn store<'a>(key: &'a [u8], value: &'a [u8], ttl: Duration, version: Option<u64>) -> Ask<'a> {
+    let expiry = Expiry::after(ttl);
+    match version {
+        Some(version) => Ask::Swap { key, value, expiry, version },
+        None => Ask::Add { key, value, expiry },
+    }
+}
+
+fn change_bytes(change: Change<'_>) -> Option<&[u8]> {
+    match change {
+        Change::Write(bytes, _) | Change::Touch(bytes, _) => Some(bytes),
+        Change::Delete | Change::Keep => None,
+    }
+}
+
+/// The version of an item, as the contract has it; that of no item is empty.
+pub(super) fn version(item: Option<&Item>) -> Version {
+    Version(item.map(|item| item.version.to_be_bytes().to_vec()).unwrap_or_default())
+}
+
+fn number(version: &Version) -> Option<u64> {
+    Some(u64::from_be_bytes(version.0.as_slice().try_into().ok()?))
+}
