@@ -23,6 +23,7 @@ pub struct Plan {
     /// What the load balancer does about a server that fails.
     failing: &'static str,
     master: Vec<String>,
+    env: Vec<(String, String)>,
     ini: Vec<(Option<usize>, String, String)>,
 }
 
@@ -35,6 +36,7 @@ impl Plan {
             workers: 2,
             failing: "max_fails=1 fail_timeout=1s",
             master: Vec::new(),
+            env: Vec::new(),
             ini: Vec::new(),
         }
     }
@@ -71,6 +73,12 @@ impl Plan {
     /// Sets a php.ini directive on the command line of all servers: where a pool's configuration comes too late.
     pub fn master_ini(mut self, name: &str, value: impl ToString) -> Plan {
         self.master.extend(["-d".to_owned(), ini_line(name, &value.to_string())]);
+        self
+    }
+
+    /// Sets an environment variable of all workers.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Plan {
+        self.env.push((name.to_owned(), value.to_string()));
         self
     }
 
@@ -116,6 +124,9 @@ impl Plan {
         if let Some((user, group)) = nobody() {
             pool += &format!("user = {user}\ngroup = {group}\n");
         }
+        for (name, value) in &self.env {
+            pool += &(ini_line(&format!("env[{name}]"), value) + "\n");
+        }
         // Of two values PHP-FPM would take the first.
         let mut ini =
             BTreeMap::from([("display_errors", "0"), ("log_errors", "1"), ("error_reporting", "-1")]);
@@ -149,6 +160,8 @@ impl Plan {
         let parameters: String = [
             ("SCRIPT_FILENAME", "$document_root$fastcgi_script_name"),
             ("SCRIPT_NAME", "$fastcgi_script_name"),
+            // PHP looks for .user.ini from here on.
+            ("DOCUMENT_ROOT", "$document_root"),
             ("REQUEST_METHOD", "$request_method"),
             ("REQUEST_URI", "$request_uri"),
             ("QUERY_STRING", "$query_string"),

@@ -1,10 +1,12 @@
-//! Standing in for phpredis: what its users and its own tests rely on, without it, beside it, and in both load orders.
+//! Standing in for phpredis and php-memcached: what their users and phpredis' own tests rely on, without them, beside them,
+//! and in both load orders.
 // A test stops at the first thing that is not as expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cluster;
 mod compression;
 mod locks;
+mod memcached;
 mod registration;
 mod rollback;
 mod sessions;
@@ -24,6 +26,7 @@ fn main() {
     cases.extend(compression::cases());
     cases.extend(cluster::cases());
     cases.extend(rollback::cases());
+    cases.extend(memcached::cases());
     suite::run(cases)
 }
 
