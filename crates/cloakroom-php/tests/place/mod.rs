@@ -5,6 +5,7 @@
 use std::fs;
 
 use testbed::TempDir;
+use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::php::Script;
 use testbed::redis::{Redis, Reply};
@@ -17,6 +18,7 @@ pub(crate) const ID: &str = "a2b9c0d4e6f8a1b3c5d7e9f0a2";
 pub(crate) enum Place {
     Files(TempDir),
     Redis(Box<Redis>),
+    Memcached(Box<Memcached>),
 }
 
 impl Place {
@@ -28,10 +30,16 @@ impl Place {
         Place::Redis(Box::new(Redis::start()))
     }
 
+    pub(crate) fn memcached() -> Place {
+        // As large items as any case has.
+        Place::Memcached(Box::new(Memcached::with(&["-I", "32m"])))
+    }
+
     pub(crate) fn save_path(&self) -> String {
         match self {
             Place::Files(directory) => directory.path().display().to_string(),
             Place::Redis(server) => server.native(),
+            Place::Memcached(server) => format!("memcached://{}", server.address()),
         }
     }
 
@@ -57,6 +65,7 @@ impl Place {
                     other => panic!("GET answered {other:?}"),
                 }
             }
+            Place::Memcached(server) => server.get(&format!("memc.sess.key.{id}")),
         }
     }
 
@@ -66,6 +75,7 @@ impl Place {
             Place::Redis(server) => {
                 server.reply(&[b"SET", format!("PHPREDIS_SESSION:{id}").as_bytes(), record]);
             }
+            Place::Memcached(server) => server.set(&format!("memc.sess.key.{id}"), record),
         }
     }
 
@@ -86,6 +96,7 @@ impl Place {
                     .collect(),
                 other => panic!("KEYS answered {other:?}"),
             },
+            Place::Memcached(server) => server.keys(),
         };
         names.sort();
         names
@@ -109,6 +120,7 @@ pub(crate) fn on_every_store(name: &str, run: fn(Place)) -> Vec<Case> {
     vec![
         case(format!("files: {name}"), &[Need::Php], move || run(Place::files())),
         case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || run(Place::redis())),
+        case(format!("memcached: {name}"), &[Need::Php, Need::Memcached], move || run(Place::memcached())),
     ]
 }
 
