@@ -136,9 +136,17 @@ impl Process {
         }
     }
 
-    /// Stops the whole group where it is (SIGSTOP).
+    /// Stops the whole group where it is (SIGSTOP), and waits until every thread of its leader has.
     pub fn freeze(&self) {
         self.signal_group(Signal::SIGSTOP);
+        // A busy thread goes on until its processor hears of the signal.
+        let stopped = |status: String| status.contains("\nState:\tT");
+        let tasks = format!("/proc/{}/task", self.pid);
+        crate::wait_until("the process stops", crate::START, || {
+            let threads = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+            let mut states = threads.map(|thread| std::fs::read_to_string(thread.path().join("status")));
+            states.all(|status| status.map_or(true, stopped))
+        });
     }
 
     /// Lets it go on.

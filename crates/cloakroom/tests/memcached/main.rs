@@ -7,6 +7,7 @@
 mod documented;
 mod inspect;
 mod options;
+mod pools;
 mod ring;
 mod wire;
 #[path = "../worker/mod.rs"]
@@ -18,6 +19,6 @@ const MEMCACHED: &[Need] = &[Need::Memcached];
 
 fn main() {
     worker::become_worker();
-    let cases = [wire::cases(), inspect::cases(), options::cases(), ring::cases()];
+    let cases = [wire::cases(), inspect::cases(), options::cases(), pools::cases(), ring::cases()];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }

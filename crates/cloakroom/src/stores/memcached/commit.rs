@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::Memcached;
 use super::keys::Place;
-use super::lock::{Held, Item, record};
+use super::lock::{Held, record};
 use super::wire::{Answer, Ask, Expiry, Failure};
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Result, Seen, Version};
 
@@ -49,6 +49,7 @@ impl Memcached {
         change: Change<'_>,
         by: Deadline,
     ) -> Result<Committed> {
+        let change = self.prepared(&held.place, held.newer, change, by);
         let committed = self.give_back(held, change, by);
         match &committed {
             Err(error) if error.kind() == ErrorKind::LockLost => self.counted.lost_leases += 1,
@@ -77,8 +78,9 @@ impl Memcached {
                     match self.read_back(held, change, record, by).map_err(Error::maybe_applied)? {
                         Found::NotApplied => continue,
                         Found::Applied => {
+                            let spread = self.spread(held, change, by);
                             self.unlock(held, by);
-                            return Ok(Committed::Done);
+                            return spread.map(|()| Committed::Done);
                         }
                     }
                 }
@@ -111,7 +113,9 @@ impl Memcached {
                 },
             };
             let Some(version) = again else {
+                let spread = self.spread(held, change, by);
                 self.unlock_after(&made.lock, held, by);
+                spread?;
                 let rewritten =
                     matches!(change, Change::Touch(..)) && record.is_none() && held.record.is_some();
                 return Ok(if rewritten { Committed::Rewritten } else { Committed::Done });
@@ -143,7 +147,9 @@ impl Memcached {
         let place = &held.place;
         let changing = ask(change, &place.session, version);
         let unlocking = Ask::Remove { key: &place.lock, version: held.version() };
-        let (session, unlocked) = match (changing, place.together()) {
+        // What other servers have must follow before anybody else has the lock.
+        let spreads = change != Change::Keep && (held.newer.is_some() || !place.replicas.is_empty());
+        let (session, unlocked) = match (changing, place.together() && !spreads) {
             (Some(changing), true) => {
                 let [session, unlocked] = self.attempt(place.session_at, [changing, unlocking], by)?;
                 (Some(session), unlocked)
@@ -206,7 +212,7 @@ impl Memcached {
         })
     }
 
-    fn lost(&self, held: &Held) -> Error {
+    pub(super) fn lost(&self, held: &Held) -> Error {
         Error::new(ErrorKind::LockLost, "the session's lock was lost, and the change was not written")
             .hint(
                 "the request ran longer than cloakroom.lease_max, somebody wrote without the lock, or the server \
@@ -238,6 +244,7 @@ impl Memcached {
     ) -> Result<Committed> {
         let at = place.session_at;
         let key = &place.session;
+        let change = self.prepared(place, None, change, by);
         match change {
             Change::Keep => Ok(Committed::Done),
             Change::Delete => match self.insist(at, [Ask::Delete { key }], by)? {
@@ -307,6 +314,7 @@ impl Memcached {
         by: Deadline,
     ) -> Result<Committed> {
         let at = place.session_at;
+        let change = self.prepared(place, None, change, by);
         let Some(asked) = ask(change, &place.session, number(seen)) else { return Ok(Committed::Done) };
         match self.insist(at, [asked], by)? {
             [Answer::Done] => Ok(Committed::Done),
@@ -347,10 +355,16 @@ fn change_bytes(change: Change<'_>) -> Option<&[u8]> {
 }
 
 /// The version of an item, as the contract has it; that of no item is empty.
-pub(super) fn version(item: Option<&Item>) -> Version {
-    Version(item.map(|item| item.version.to_be_bytes().to_vec()).unwrap_or_default())
+pub(super) fn version(version: Option<u64>, server: Option<usize>) -> Version {
+    let (Some(version), Some(server)) = (version, server) else { return Version(Vec::new()) };
+    Version([version.to_be_bytes(), (server as u64).to_be_bytes()].concat())
+}
+
+/// The server that counted it.
+pub(super) fn server(version: &Version) -> Option<usize> {
+    usize::try_from(u64::from_be_bytes(version.0.get(8..)?.try_into().ok()?)).ok()
 }
 
 fn number(version: &Version) -> Option<u64> {
-    Some(u64::from_be_bytes(version.0.as_slice().try_into().ok()?))
+    Some(u64::from_be_bytes(version.0.get(..8)?.try_into().ok()?))
 }

@@ -1,7 +1,7 @@
 //! The names of a session's keys, and the servers that have them.
 
-use super::options::{LockPlace, Options};
-use super::ring::Ring;
+use super::options::Options;
+use super::pool::Route;
 use crate::{Error, ErrorKind, Result, SessionId};
 
 /// The longest key of Memcached, in bytes.
@@ -18,6 +18,16 @@ pub(super) struct Place {
     pub(super) session_at: usize,
     /// The index of the lock's server.
     pub(super) lock_at: usize,
+    /// Who may have a newer record, from when the session's server was left out.
+    pub(super) displaced: Option<usize>,
+    /// The session's own server while another one stands in for it.
+    pub(super) away: Option<usize>,
+    /// Who has a copy of every write.
+    pub(super) replicas: Vec<usize>,
+    /// Who may have a copy of a session that is at none of the places above.
+    pub(super) copies: Vec<usize>,
+    /// Whether some who should have a copy do not answer.
+    pub(super) short_of_replicas: bool,
 }
 
 impl Place {
@@ -25,7 +35,7 @@ impl Place {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when a key would be longer than Memcached takes.
-    pub(super) fn of(id: &SessionId, options: &Options, ring: &Ring) -> Result<Self> {
+    pub(super) fn of(id: &SessionId, options: &Options, route: Route) -> Result<Self> {
         let key = |middle: &str| [&options.prefix, middle, id.as_str()].concat().into_bytes();
         let (session, lock) = (key(""), key("lock."));
         if lock.len() > LONGEST {
@@ -39,12 +49,18 @@ impl Place {
             .hint("set a shorter prefix=, or session.sid_length")
             .on(options.shown.as_str()));
         }
-        let session_at = ring.server(id.as_str());
-        let lock_at = match options.lock {
-            LockPlace::Native => ring.server(&format!("lock.{}", id.as_str())),
-            LockPlace::Own => session_at,
-        };
-        Ok(Place { session, lock, queue: key("wait."), session_at, lock_at })
+        Ok(Place {
+            session,
+            lock,
+            queue: key("wait."),
+            session_at: route.session,
+            lock_at: route.lock,
+            displaced: route.displaced,
+            away: route.away,
+            replicas: route.replicas,
+            copies: route.copies,
+            short_of_replicas: route.short_of_replicas,
+        })
     }
 
     /// Whether one server has all, so that one exchange does.

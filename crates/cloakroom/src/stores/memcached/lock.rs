@@ -16,6 +16,8 @@ use crate::{Deadline, Error, ErrorKind, Lease, Record, Renewal, Result};
 
 /// How long the lock of another session may keep an open from its own.
 const ASIDE: Duration = Duration::from_millis(250);
+/// Who was waited for no longer than that has not failed.
+const PATIENCE: Duration = Duration::from_millis(50);
 /// How many locks that may have been left behind are remembered.
 const ORPHANS: usize = 8;
 
@@ -33,6 +35,8 @@ pub(super) struct Held {
     pub(super) token: Token,
     /// The version of the record that was read under the lock.
     pub(super) record: Option<u64>,
+    /// The version of a newer record on the server that stood in for the session's.
+    pub(super) newer: Option<u64>,
     /// Shared with the renewal, which runs on another thread.
     grip: Mutex<Grip>,
 }
@@ -52,16 +56,22 @@ struct Grip {
 }
 
 impl Held {
-    pub(super) fn new(place: Place, token: Token, record: Option<u64>, taken: &Taken) -> Self {
+    pub(super) fn new(
+        place: Place,
+        token: Token,
+        record: Option<u64>,
+        newer: Option<u64>,
+        taken: &Taken,
+    ) -> Self {
         let Taken { version, until, connection, .. } = *taken;
         let grip = Grip { version, until, connection, prolonged: false, closed: false };
-        Held { place, token, record, grip: Mutex::new(grip) }
+        Held { place, token, record, newer, grip: Mutex::new(grip) }
     }
 
     /// A lock that may be ours, of which nothing more is known.
     pub(super) fn unseen(place: Place, token: Token) -> Self {
         let grip = Grip { version: 0, until: Instant::now(), connection: 0, prolonged: true, closed: true };
-        Held { place, token, record: None, grip: Mutex::new(grip) }
+        Held { place, token, record: None, newer: None, grip: Mutex::new(grip) }
     }
 
     fn grip(&self) -> MutexGuard<'_, Grip> {
@@ -134,6 +144,9 @@ impl Memcached {
             Err(Failure::Cut(_)) => {
                 self.clients[at].count_retry();
                 let again = self.attempt(at, asks, by);
+                if matches!(again, Err(Failure::Cut(_))) {
+                    self.pool.failed(at, Duration::ZERO);
+                }
                 // The first attempt was sent.
                 again.map_err(|failure| self.clients[at].error(failure).maybe_applied())
             }
@@ -150,8 +163,20 @@ impl Memcached {
         asks: [Ask<'_>; N],
         by: Deadline,
     ) -> Result<[Answer; N], Failure> {
-        let answers = self.clients[at].ask(&asks, by)?;
-        answers.try_into().map_err(|_| {
+        let started = Instant::now();
+        let asked = self.clients[at].ask(&asks, by);
+        match (&asked, started.elapsed()) {
+            (Ok(_), _) => self.pool.answered(at),
+            // Where the deadline had all but passed, it says nothing about the server.
+            (Err(Failure::Failed(error)), took) if error.kind() == ErrorKind::Timeout && took < PATIENCE => {}
+            (Err(Failure::Failed(error)), took)
+                if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout) =>
+            {
+                self.pool.failed(at, took);
+            }
+            (Err(_), _) => {}
+        }
+        asked?.try_into().map_err(|_| {
             Failure::Failed(Error::new(ErrorKind::Bug, "another number of answers than of questions"))
         })
     }
@@ -341,8 +366,10 @@ impl Memcached {
         let now = Instant::now();
         for orphan in std::mem::take(&mut self.orphans) {
             // Where it is not in the way, it must not take long: its server may be dead.
-            let by = if orphan.held.place == *place { by } else { by.within(ASIDE) };
-            if now < orphan.until && self.release(&orphan.held, by).is_err() {
+            let in_the_way = orphan.held.place.lock == place.lock;
+            let by = if in_the_way { by } else { by.within(ASIDE) };
+            let rests = self.pool.rests(orphan.held.place.lock_at);
+            if now < orphan.until && (rests || self.release(&orphan.held, by).is_err()) {
                 self.orphans.push(orphan);
             }
         }

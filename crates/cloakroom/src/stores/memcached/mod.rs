@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "until the store is whole")]
 
 mod commit;
+mod elsewhere;
 mod inspect;
 mod keys;
 mod lock;
@@ -20,15 +21,16 @@ use crate::net::Tls;
 use crate::stores::token::Token;
 use crate::{
     Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding, Guarantees,
-    Hold, LockKind, Opened, Outcome, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping, Unknown,
-    WaiterCap,
+    Hold, LockKind, Opened, Outcome, Record, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping,
+    Unknown, WaiterCap,
 };
 
+use elsewhere::Elsewhere;
 use keys::Place;
 use lock::{Held, Orphan, Told};
 pub use options::{OPTIONS, Options};
+use pool::Pool;
 use queue::Company;
-use ring::Ring;
 use wire::Client;
 
 /// The largest session where the server takes the items that it takes by default, whose head and key count too.
@@ -38,7 +40,7 @@ const LARGEST: u64 = inspect::ITEM_SIZE - 512;
 pub struct Memcached {
     options: Options,
     settings: Settings,
-    ring: Ring,
+    pool: Pool,
     clients: Vec<Client>,
     /// Locks that a failed open may have taken, or a failed commit kept.
     orphans: Vec<Orphan>,
@@ -63,7 +65,7 @@ impl Memcached {
         let client = |server| Client::new(server, &options, tls.clone(), &settings);
         let clients: Vec<Client> = options.servers.iter().map(client).collect();
         Memcached {
-            ring: Ring::of(&options),
+            pool: Pool::of(&options),
             told: clients.iter().map(|_| None).collect(),
             clients,
             options,
@@ -75,11 +77,59 @@ impl Memcached {
     }
 
     /// Where a session and its lock are, before anything is asked.
-    fn place(&mut self, id: &SessionId) -> Result<Place> {
+    fn place(&mut self, id: &SessionId, by: Deadline) -> Result<Place> {
         for client in &mut self.clients {
             client.look_around();
         }
-        Place::of(id, &self.options, &self.ring)
+        let mut route = self.pool.route(id.as_str());
+        if !route.retry.is_empty() {
+            let retry = std::mem::take(&mut route.retry);
+            let place = Place::of(id, &self.options, route)?;
+            self.ask_again(&retry, &place.session, by);
+            route = self.pool.route(id.as_str());
+        }
+        Place::of(id, &self.options, route)
+    }
+
+    /// Does it again as long as servers were left out or came back meanwhile: the session is elsewhere then.
+    fn routed<T>(
+        &mut self,
+        by: Deadline,
+        mut once: impl FnMut(&mut Self) -> Result<T>,
+        undo: impl Fn(&mut Self, T) -> Result<()>,
+    ) -> Result<T> {
+        for _ in 0..2 * self.clients.len() {
+            let before = self.pool.changes();
+            let done = once(self);
+            if self.pool.changes() == before || by.passed() {
+                return done;
+            }
+            if let Ok(done) = done {
+                undo(self, done)?;
+            }
+        }
+        once(self)
+    }
+
+    fn open_once(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
+        let place = self.place(id, by)?;
+        if let Access::Exclusive { wait, unknown } = access {
+            return self.open_exclusive(place, wait, unknown, by);
+        }
+        let own = self.look(&place, by)?;
+        let (value, version) = match self.look_elsewhere(&place, own.as_ref(), by)? {
+            Some(Elsewhere { value, newer }) => (Some(value), commit::version(newer, place.displaced)),
+            None => {
+                let version = commit::version(own.as_ref().map(|item| item.version), Some(place.session_at));
+                (own.map(|item| item.value), version)
+            }
+        };
+        let hold = match access {
+            Access::Unlocked => Hold::Unlocked(Seen::of(value.as_deref()).with_version(version)),
+            Access::Versioned => Hold::Version(version),
+            Access::ReadOnly | Access::Exclusive { .. } => Hold::ReadOnly,
+        };
+        Ok(Opened { record: value.map(Record), hold, renewal: None })
     }
 
     fn open_exclusive(
@@ -98,14 +148,24 @@ impl Memcached {
                 return Err(error);
             }
         };
-        let record = taken.record.take();
-        let held = Arc::new(Held::new(place, token, record.as_ref().map(|item| item.version), &taken));
+        let own = taken.record.take();
+        let version = own.as_ref().map(|item| item.version);
+        let elsewhere = match self.look_elsewhere(&place, own.as_ref(), by) {
+            Ok(elsewhere) => elsewhere,
+            Err(error) => {
+                self.unlock(&Arc::new(Held::new(place, token, version, None, &taken)), by);
+                return Err(error);
+            }
+        };
+        let newer = elsewhere.as_ref().and_then(|elsewhere| elsewhere.newer);
+        let held = Arc::new(Held::new(place, token, version, newer, &taken));
+        let record = elsewhere.map(|elsewhere| Record(elsewhere.value)).or(lock::record(own));
         if record.is_none() && unknown == Unknown::Refuse {
             self.commit_held(&held, Change::Keep, by)?;
             return Ok(Opened { record: None, hold: Hold::ReadOnly, renewal: None });
         }
         let (lease, renewal) = self.lease(&held);
-        Ok(Opened { record: lock::record(record), hold: Hold::Lease(lease), renewal: Some(renewal) })
+        Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
     }
 
     /// After an open that failed: a lock that it may have taken.
@@ -143,29 +203,35 @@ impl Store for Memcached {
     }
 
     fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
-        let place = self.place(id)?;
-        Ok(self.look(&place, by)?.is_some())
+        let once = |store: &mut Self| {
+            let place = store.place(id, by)?;
+            let own = store.look(&place, by)?;
+            Ok(own.is_some() || store.look_elsewhere(&place, None, by)?.is_some())
+        };
+        self.routed(by, once, |_, _| Ok(()))
     }
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
-        let place = self.place(id)?;
-        if let Access::Exclusive { wait, unknown } = access {
-            return self.open_exclusive(place, wait, unknown, by);
-        }
-        let item = self.look(&place, by)?;
-        let hold = match access {
-            Access::Unlocked => {
-                let value = item.as_ref().map(|item| item.value.as_slice());
-                Hold::Unlocked(Seen::of(value).with_version(commit::version(item.as_ref())))
+        let undo = |store: &mut Self, opened: Opened| match opened.hold {
+            Hold::Lease(lease) => {
+                let held: Arc<Held> = lease.into_inner()?;
+                store.commit_held(&held, Change::Keep, by).map(drop)
             }
-            Access::Versioned => Hold::Version(commit::version(item.as_ref())),
-            Access::ReadOnly | Access::Exclusive { .. } => Hold::ReadOnly,
+            _ => Ok(()),
         };
-        Ok(Opened { record: lock::record(item), hold, renewal: None })
+        self.routed(by, |store| store.open_once(id, access, by), undo)
     }
 
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
-        let place = Place::of(id, &self.options, &self.ring)?;
+        let route = self.pool.route(id.as_str());
+        let mut place = Place::of(id, &self.options, route)?;
+        // Where it was read.
+        let read_at = match &hold {
+            Hold::Unlocked(seen) => seen.version().and_then(commit::server),
+            Hold::Version(version) => commit::server(version),
+            Hold::Lease(_) | Hold::ReadOnly => None,
+        };
+        place.session_at = read_at.unwrap_or(place.session_at);
         match hold {
             Hold::Lease(lease) => {
                 let held: Arc<Held> = lease.into_inner()?;
@@ -174,8 +240,18 @@ impl Store for Memcached {
                     false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
                 }
             }
-            Hold::Unlocked(seen) => self.write_unlocked(&place, &seen, change, by),
-            Hold::Version(version) => self.write_versioned(&place, &version, change, by),
+            Hold::Unlocked(seen) => {
+                let committed = self.write_unlocked(&place, &seen, change, by)?;
+                self.replicate(&place, change, by);
+                Ok(committed)
+            }
+            Hold::Version(version) => {
+                let committed = self.write_versioned(&place, &version, change, by)?;
+                if !matches!(committed, Committed::Conflict(_)) {
+                    self.replicate(&place, change, by);
+                }
+                Ok(committed)
+            }
             Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
             Hold::ReadOnly => {
                 Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))

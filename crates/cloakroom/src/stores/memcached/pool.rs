@@ -51,8 +51,12 @@ pub(super) struct Route {
     pub(super) displaced: Option<usize>,
     /// Who has a copy of every write.
     pub(super) replicas: Vec<usize>,
+    /// The session's own server while another one stands in for it.
+    pub(super) away: Option<usize>,
     /// Who may have a copy of a session that is at none of the places above.
     pub(super) copies: Vec<usize>,
+    /// Whether some who should have a copy do not answer.
+    pub(super) short_of_replicas: bool,
     /// The servers that are left out, but should be asked again before this route is taken.
     pub(super) retry: Vec<usize>,
 }
@@ -90,8 +94,18 @@ impl Pool {
         let mut retry = vec![home, lock_home];
         retry.dedup();
         retry.retain(|at| self.health[*at].left_out && !self.rests(*at));
+        let replicas: Vec<usize> = self.after(session).collect();
         let copies = self.after(home).filter(|at| *at != session && Some(*at) != displaced).collect();
-        Route { session, lock, displaced, replicas: self.after(session).collect(), copies, retry }
+        Route {
+            session,
+            lock,
+            displaced,
+            away: (session != home).then_some(home),
+            short_of_replicas: replicas.len() < self.replicas,
+            replicas,
+            copies,
+            retry,
+        }
     }
 
     /// The server answered.

@@ -1,0 +1,132 @@
+//! What other servers than its own have of a session: newer records, from when its server was away, and copies.
+//!
+//! A record on the server that stands in for the session's own is newer than what is there. The next write under the lock
+//! goes home, over the old record; then the newer one is removed by its version, which is also what refuses a late writer.
+//! Until that was answered, nothing counts as written: the newer record is what everybody reads.
+//!
+//! A session that is deleted while its server is away leaves an empty record with the stand-in: the server may come back
+//! with the old one.
+
+use std::time::Duration;
+
+use super::Memcached;
+use super::keys::Place;
+use super::lock::{Held, Item};
+use super::wire::{Answer, Ask, Expiry};
+use crate::{Change, Deadline, ErrorKind, Result};
+
+/// How long a server that is left out may take to answer that it is back.
+const PROBE: Duration = Duration::from_millis(250);
+/// How long a copy may keep a request; a server that takes longer goes without for a while.
+const COPYING: Duration = Duration::from_millis(500);
+/// How long a deleted session is remembered where an old record of it may come back.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A record that its session's server does not have.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    pub(super) value: Vec<u8>,
+    /// The version of one that must go once its server has the session again; a copy stays.
+    pub(super) newer: Option<u64>,
+}
+
+impl Memcached {
+    /// Asks the servers that are left out, but may be back.
+    pub(super) fn ask_again(&mut self, servers: &[usize], key: &[u8], by: Deadline) {
+        for at in servers {
+            let _ = self.attempt(*at, [Ask::Get { key }], by.within(PROBE));
+        }
+    }
+
+    /// The record that holds instead of the session's own, if there is one.
+    pub(super) fn look_elsewhere(
+        &mut self,
+        place: &Place,
+        own: Option<&Item>,
+        by: Deadline,
+    ) -> Result<Option<Elsewhere>> {
+        if let Some(at) = place.displaced
+            && let Some(item) = self.look_at_copy(at, place, by)?
+        {
+            return Ok(Some(Elsewhere { value: item.value, newer: Some(item.version) }));
+        }
+        if own.is_some() {
+            return Ok(None);
+        }
+        if let Some(home) = place.away {
+            // Others may have found it back, and taken the session home: before it is said to be new.
+            self.ask_again(&[home], &place.session, by);
+        }
+        for at in &place.copies {
+            if let Some(item) = self.look_at_copy(*at, place, by)? {
+                return Ok(Some(Elsewhere { value: item.value, newer: None }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record on this server; none where it does not answer.
+    fn look_at_copy(&mut self, at: usize, place: &Place, by: Deadline) -> Result<Option<Item>> {
+        match self.insist(at, [Ask::Get { key: &place.session }], by) {
+            Ok([answer]) => self.item(at, answer),
+            Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The change that has the meaning of this one where other servers have records, too; deletes copies.
+    pub(super) fn prepared<'a>(
+        &mut self,
+        place: &Place,
+        newer: Option<u64>,
+        change: Change<'a>,
+        by: Deadline,
+    ) -> Change<'a> {
+        match change {
+            Change::Delete if place.away.is_some() || !self.delete_copies(place, by) => {
+                Change::Write(b"", REMEMBERED)
+            }
+            // What is at home is old.
+            Change::Touch(bytes, ttl) if newer.is_some() => Change::Write(bytes, ttl),
+            change => change,
+        }
+    }
+
+    /// Whether no copy is left.
+    fn delete_copies(&mut self, place: &Place, by: Deadline) -> bool {
+        let mut gone = true;
+        let others = place.copies.iter().filter(|at| !place.replicas.contains(at));
+        for at in place.replicas.iter().chain(others) {
+            let deleted = self.insist(*at, [Ask::Delete { key: &place.session }], by.within(COPYING));
+            gone &= matches!(deleted, Ok([Answer::Done | Answer::Missing]));
+        }
+        // A server that does not answer is not among them.
+        gone && !place.short_of_replicas
+    }
+
+    /// Makes other servers follow what was changed; under the lock.
+    pub(super) fn spread(&mut self, held: &Held, change: Change<'_>, by: Deadline) -> Result<()> {
+        let place = &held.place;
+        if let (Some(at), Some(version)) = (place.displaced, held.newer)
+            && change != Change::Keep
+        {
+            let removed = self.insist(at, [Ask::Remove { key: &place.session, version }], by);
+            match removed.map_err(crate::Error::maybe_applied)? {
+                [Answer::Done | Answer::Missing] => {}
+                [Answer::Refused(text)] => return Err(self.clients[at].refusal(&text).maybe_applied()),
+                _ => return Err(self.lost(held)),
+            }
+        }
+        self.replicate(place, change, by);
+        Ok(())
+    }
+
+    /// Copies the record to the replicas. One that cannot be reached goes without.
+    pub(super) fn replicate(&mut self, place: &Place, change: Change<'_>, by: Deadline) {
+        let (Change::Write(value, ttl) | Change::Touch(value, ttl)) = change else { return };
+        let set = Ask::Set { key: &place.session, value, expiry: Expiry::after(ttl) };
+        for at in &place.replicas {
+            let _ = self.insist(*at, [set], by.within(COPYING));
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! Servers of a ring that are killed, stopped, cut off or empty when they come back.
+
+use std::time::Duration;
+
+use cloakroom::{Access, Change, ErrorKind, Settings, Store};
+use testbed::memcached::Memcached;
+use testbed::suite::{Case, case};
+
+use crate::MEMCACHED;
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store, store_with};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let cases: &[(&str, fn())] = &[
+        ("pools: a dead server concerns its sessions alone", a_dead_server_concerns_its_sessions_alone),
+        ("pools: with lock=own a lock is where its session is", with_lock_own_a_lock_is_where_its_session_is),
+        (
+            "pools: others take the sessions of a server that is removed and give them back",
+            others_take_the_sessions_of_a_server_that_is_removed_and_give_them_back,
+        ),
+        (
+            "pools: a server that hung gives out nothing that is old",
+            a_server_that_hung_gives_out_nothing_that_is_old,
+        ),
+        (
+            "pools: a session that was deleted while its server hung stays deleted",
+            a_session_that_was_deleted_while_its_server_hung_stays_deleted,
+        ),
+        (
+            "pools: who has left a server out finds what others took back to it",
+            who_has_left_a_server_out_finds_what_others_took_back_to_it,
+        ),
+        (
+            "pools: a late writer is refused over a newer record, too",
+            a_late_writer_is_refused_over_a_newer_record_too,
+        ),
+        (
+            "pools: without a lock a newer record stays where it is",
+            without_a_lock_a_newer_record_stays_where_it_is,
+        ),
+        (
+            "pools: replicas have every write and no deleted session",
+            replicas_have_every_write_and_no_deleted_session,
+        ),
+        (
+            "pools: a server that restarts empty gets its sessions back from replicas",
+            a_server_that_restarts_empty_gets_its_sessions_back_from_replicas,
+        ),
+        (
+            "pools: a session that a replica missed the end of stays deleted",
+            a_session_that_a_replica_missed_the_end_of_stays_deleted,
+        ),
+        (
+            "pools: with replicas a removed server takes no session along",
+            with_replicas_a_removed_server_takes_no_session_along,
+        ),
+    ];
+    cases.iter().map(|(name, run)| case(*name, MEMCACHED, *run)).collect()
+}
+
+/// Three servers, and a URL of them.
+struct Three {
+    servers: [Memcached; 3],
+    url: String,
+}
+
+impl Three {
+    fn with(options: &str) -> Three {
+        let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
+        let list: Vec<String> = servers.iter().map(Memcached::address).collect();
+        let url = format!("memcached://{}?{options}", list.join(","));
+        Three { servers, url }
+    }
+
+    fn store(&self) -> Box<dyn Store> {
+        // A server that hangs is given up soon, and what it does later ends soon.
+        let settings = Settings {
+            timeout: Duration::from_secs(1),
+            lease: Duration::from_secs(2),
+            ..Settings::default()
+        };
+        store_with(&self.url, settings)
+    }
+
+    /// The servers that have this session.
+    fn having(&self, session: &str) -> Vec<usize> {
+        (0..3).filter(|at| self.record(*at, session).is_some()).collect()
+    }
+
+    fn record(&self, at: usize, session: &str) -> Option<Vec<u8>> {
+        self.servers[at].get(&key(session))
+    }
+
+    /// Writes a session that is on this server, by way of another worker; its id.
+    fn session_on(&self, at: usize, bytes: &[u8]) -> String {
+        let mut store = self.store();
+        let mut numbers = 0..1000;
+        numbers
+            .find_map(|number| {
+                let session = format!("session{number}");
+                put(store.as_mut(), &id(&session), bytes);
+                (self.having(&session).first() == Some(&at) && self.home(&session) == at).then_some(session)
+            })
+            .unwrap()
+    }
+
+    /// Where the session is while all servers answer; without options that copy it.
+    fn home(&self, session: &str) -> usize {
+        let plain = self.url.split('?').next().unwrap();
+        let mut store = store(plain);
+        let named = format!("home-of-{session}");
+        // The ring sees the id alone, so a prefix of our own tells nothing about others' sessions.
+        let mut marked = store_with(&format!("{plain}?prefix={named}."), Settings::default());
+        put(marked.as_mut(), &id(session), b"here");
+        let found = (0..3).find(|at| self.servers[*at].get(&format!("{named}.{session}")).is_some());
+        let _ = store.exists(&id(session), soon());
+        found.unwrap()
+    }
+}
+
+fn key(session: &str) -> String {
+    format!("memc.sess.key.{session}")
+}
+
+fn write(store: &mut dyn Store, session: &str, bytes: &[u8]) -> cloakroom::Result<()> {
+    let opened = store.open(&id(session), EXCLUSIVE, soon())?;
+    store.commit(&id(session), opened.hold, Change::Write(bytes, LIFETIME), soon()).map(drop)
+}
+
+fn a_dead_server_concerns_its_sessions_alone() {
+    let three = Three::with("lock=own");
+    let sessions: Vec<String> = (0..3).map(|at| three.session_on(at, b"n|i:1;")).collect();
+    let mut store = three.store();
+    for session in &sessions {
+        assert_eq!(read(store.as_mut(), &id(session)).unwrap(), b"n|i:1;");
+    }
+    three.servers[1].kill();
+    for _ in 0..3 {
+        for (at, session) in sessions.iter().enumerate() {
+            let opened = store.open(&id(session), EXCLUSIVE, soon());
+            let existing = store.exists(&id(session), soon());
+            match at {
+                1 => {
+                    let error = opened.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+                    assert!(error.to_string().contains(&three.servers[1].address()), "{error}");
+                    assert_eq!(existing.unwrap_err().kind(), ErrorKind::Unreachable);
+                }
+                _ => {
+                    let opened = opened.unwrap();
+                    assert_eq!(opened.record.unwrap().0, b"n|i:1;");
+                    store.commit(&id(session), opened.hold, Change::Keep, soon()).unwrap();
+                    assert!(existing.unwrap());
+                }
+            }
+        }
+    }
+    three.servers[1].restart();
+    put(store.as_mut(), &id(&sessions[1]), b"n|i:2;");
+    assert_eq!(three.having(&sessions[1]), [1]);
+}
+
+fn with_lock_own_a_lock_is_where_its_session_is() {
+    let three = Three::with("lock=own");
+    let mut store = three.store();
+    for session in (0..40).map(|number| format!("session{number}")) {
+        put(store.as_mut(), &id(&session), b"n|i:1;");
+        let (_, hold) = lock(store.as_mut(), &id(&session));
+        assert_eq!(three.having(&format!("lock.{session}")), three.having(&session), "{session}");
+        store.commit(&id(&session), hold, Change::Keep, soon()).unwrap();
+    }
+}
+
+fn others_take_the_sessions_of_a_server_that_is_removed_and_give_them_back() {
+    let three = Three::with("remove_failed_servers=1");
+    let session = three.session_on(0, b"n|i:1;");
+    let mut first = three.store();
+    put(first.as_mut(), &id(&session), b"n|i:2;");
+    three.servers[0].kill();
+    assert_eq!(lock_and_keep(first.as_mut(), &session), None, "its memory is gone");
+    put(first.as_mut(), &id(&session), b"n|i:3;");
+    let mut second = three.store();
+    assert_eq!(read(second.as_mut(), &id(&session)).unwrap(), b"n|i:3;");
+    put(second.as_mut(), &id(&session), b"n|i:4;");
+    assert_eq!(read(first.as_mut(), &id(&session)).unwrap(), b"n|i:4;");
+    three.servers[0].restart();
+    for store in [&mut first, &mut second, &mut three.store()] {
+        assert!(store.exists(&id(&session), soon()).unwrap());
+        assert_eq!(read(store.as_mut(), &id(&session)).unwrap(), b"n|i:4;");
+    }
+    put(first.as_mut(), &id(&session), b"n|i:5;");
+    assert_eq!(three.having(&session), [0], "it is home again");
+    for store in [&mut first, &mut second, &mut three.store()] {
+        assert_eq!(lock_and_keep(store.as_mut(), &session).unwrap(), b"n|i:5;");
+    }
+}
+
+fn lock_and_keep(store: &mut dyn Store, session: &str) -> Option<Vec<u8>> {
+    let (record, hold) = lock(store, &id(session));
+    store.commit(&id(session), hold, Change::Keep, soon()).unwrap();
+    record
+}
+
+fn a_server_that_hung_gives_out_nothing_that_is_old() {
+    let three = Three::with("remove_failed_servers=1");
+    let session = three.session_on(0, b"n|i:1;");
+    let touched = &mut three.store();
+    let mut store = three.store();
+    put(store.as_mut(), &id(&session), b"n|i:2;");
+    three.servers[0].freeze();
+    assert_eq!(lock_and_keep(store.as_mut(), &session), None, "nobody can read it now");
+    put(store.as_mut(), &id(&session), b"n|i:3;");
+    three.servers[0].thaw();
+    assert_eq!(three.record(0, &session).unwrap(), b"n|i:2;", "the old record is back");
+    for store in [&mut store, &mut three.store()] {
+        assert_eq!(read(store.as_mut(), &id(&session)).unwrap(), b"n|i:3;");
+        assert_eq!(lock_and_keep(store.as_mut(), &session).unwrap(), b"n|i:3;");
+    }
+    // A touch takes it home, too.
+    let (record, hold) = lock(touched.as_mut(), &id(&session));
+    let change = Change::Touch(&record.unwrap(), LIFETIME);
+    touched.commit(&id(&session), hold, change, soon()).unwrap();
+    assert_eq!((three.having(&session), three.record(0, &session).unwrap()), (vec![0], b"n|i:3;".to_vec()));
+}
+
+fn a_session_that_was_deleted_while_its_server_hung_stays_deleted() {
+    let three = Three::with("remove_failed_servers=1");
+    let session = three.session_on(0, b"user|i:7;");
+    let mut store = three.store();
+    three.servers[0].freeze();
+    let (_, hold) = lock(store.as_mut(), &id(&session));
+    store.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
+    three.servers[0].thaw();
+    assert_eq!(three.record(0, &session).unwrap(), b"user|i:7;", "the old record is back");
+    for store in [&mut store, &mut three.store()] {
+        assert_eq!(read(store.as_mut(), &id(&session)).unwrap_or_default(), b"");
+    }
+    // Who finds its server alive need not remember it any longer.
+    let mut fresh = three.store();
+    let (_, hold) = lock(fresh.as_mut(), &id(&session));
+    fresh.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
+    assert_eq!(three.having(&session), [] as [usize; 0]);
+}
+
+fn who_has_left_a_server_out_finds_what_others_took_back_to_it() {
+    let three = Three::with("remove_failed_servers=1");
+    let (moved, stayed) = (three.session_on(0, b"n|i:1;"), "stays");
+    let stayed = match three.home(stayed) {
+        0 => stayed.to_owned(),
+        _ => {
+            (0..1000).map(|number| format!("stays{number}")).find(|session| three.home(session) == 0).unwrap()
+        }
+    };
+    put(three.store().as_mut(), &id(&stayed), b"n|i:7;");
+    let mut slow = three.store();
+    three.servers[0].freeze();
+    put(slow.as_mut(), &id(&moved), b"n|i:2;");
+    three.servers[0].thaw();
+    // The others take it home before this one looks at its server again.
+    put(three.store().as_mut(), &id(&moved), b"n|i:3;");
+    assert_eq!(three.having(&moved), [0]);
+    assert_eq!(lock_and_keep(slow.as_mut(), &moved).unwrap(), b"n|i:3;");
+    assert_eq!(lock_and_keep(slow.as_mut(), &stayed).unwrap(), b"n|i:7;");
+}
+
+fn a_late_writer_is_refused_over_a_newer_record_too() {
+    let three = Three::with("remove_failed_servers=1&lock=own");
+    let session = three.session_on(0, b"n|i:1;");
+    three.servers[0].kill();
+    put(three.store().as_mut(), &id(&session), b"n|i:2;");
+    three.servers[0].restart();
+    let (mut late, mut other) = (three.store(), three.store());
+    let (record, hold) = lock(late.as_mut(), &id(&session));
+    assert_eq!(record.unwrap(), b"n|i:2;");
+    // Its lock is lost, and others write.
+    three.servers[0].command(&format!("delete {}\r\n", key(&format!("lock.{session}"))));
+    put(other.as_mut(), &id(&session), b"n|i:3;");
+    let refused = late.commit(&id(&session), hold, Change::Write(b"n|i:9;", LIFETIME), soon()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LockLost, "{refused}");
+    assert_eq!(read(other.as_mut(), &id(&session)).unwrap(), b"n|i:3;");
+}
+
+fn without_a_lock_a_newer_record_stays_where_it_is() {
+    for access in [Access::Unlocked, Access::Versioned] {
+        let three = Three::with("remove_failed_servers=1");
+        let session = three.session_on(0, b"n|i:1;");
+        three.servers[0].freeze();
+        put(three.store().as_mut(), &id(&session), b"n|i:2;");
+        three.servers[0].thaw();
+        let mut store = three.store();
+        let opened = store.open(&id(&session), access, soon()).unwrap();
+        assert_eq!(opened.record.unwrap().0, b"n|i:2;");
+        let change = Change::Write(b"n|i:3;", LIFETIME);
+        assert_eq!(
+            store.commit(&id(&session), opened.hold, change, soon()).unwrap(),
+            cloakroom::Committed::Done
+        );
+        assert_eq!(read(three.store().as_mut(), &id(&session)).unwrap(), b"n|i:3;");
+        assert_eq!(three.record(0, &session).unwrap(), b"n|i:1;");
+    }
+}
+
+fn replicas_have_every_write_and_no_deleted_session() {
+    let three = Three::with("replicas=1&lock=own");
+    let mut store = three.store();
+    for session in (0..10).map(|number| format!("session{number}")) {
+        put(store.as_mut(), &id(&session), b"n|i:1;");
+        put(store.as_mut(), &id(&session), b"n|i:2;");
+        let home = three.home(&session);
+        let mut expected = vec![home, (home + 1) % 3];
+        expected.sort_unstable();
+        assert_eq!(three.having(&session), expected);
+        assert!(expected.iter().all(|at| three.record(*at, &session).unwrap() == b"n|i:2;"));
+        let (_, hold) = lock(store.as_mut(), &id(&session));
+        store.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
+        assert_eq!(three.having(&session), [] as [usize; 0]);
+    }
+}
+
+fn a_server_that_restarts_empty_gets_its_sessions_back_from_replicas() {
+    let three = Three::with("replicas=1&lock=own");
+    let mut store = three.store();
+    let session = (0..1000).map(|number| format!("session{number}")).find(|id| three.home(id) == 0).unwrap();
+    put(store.as_mut(), &id(&session), b"n|i:1;");
+    three.servers[0].restart();
+    assert!(store.exists(&id(&session), soon()).unwrap());
+    assert_eq!(read(store.as_mut(), &id(&session)).unwrap(), b"n|i:1;");
+    let (record, hold) = lock(store.as_mut(), &id(&session));
+    let record = record.unwrap();
+    store.commit(&id(&session), hold, Change::Touch(&record, LIFETIME), soon()).unwrap();
+    assert_eq!(three.having(&session), [0, 1]);
+    // Replicas that are away keep nobody from writing.
+    three.servers[1].kill();
+    put(store.as_mut(), &id(&session), b"n|i:2;");
+    assert_eq!(three.record(0, &session).unwrap(), b"n|i:2;");
+}
+
+fn a_session_that_a_replica_missed_the_end_of_stays_deleted() {
+    let three = Three::with("replicas=1&lock=own");
+    let mut store = three.store();
+    let session = (0..1000).map(|number| format!("session{number}")).find(|id| three.home(id) == 0).unwrap();
+    put(store.as_mut(), &id(&session), b"user|i:7;");
+    three.servers[1].freeze();
+    let (_, hold) = lock(store.as_mut(), &id(&session));
+    store.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
+    three.servers[1].thaw();
+    for store in [&mut store, &mut three.store()] {
+        assert_eq!(read(store.as_mut(), &id(&session)).unwrap_or_default(), b"");
+    }
+}
+
+fn with_replicas_a_removed_server_takes_no_session_along() {
+    let three = Three::with("replicas=1&remove_failed_servers=1");
+    let mut store = three.store();
+    let sessions: Vec<String> = (0..30).map(|number| format!("session{number}")).collect();
+    for session in &sessions {
+        put(store.as_mut(), &id(session), session.as_bytes());
+    }
+    three.servers[2].kill();
+    for store in [&mut store, &mut three.store()] {
+        for session in &sessions {
+            assert_eq!(read(store.as_mut(), &id(session)).unwrap(), session.as_bytes());
+            write(store.as_mut(), session, session.as_bytes()).unwrap();
+        }
+    }
+    three.servers[2].restart();
+    for store in [&mut store, &mut three.store()] {
+        for session in &sessions {
+            assert_eq!(lock_and_keep(store.as_mut(), session).unwrap(), session.as_bytes());
+            write(store.as_mut(), session, session.as_bytes()).unwrap();
+        }
+    }
+    for session in &sessions {
+        assert!(three.record(three.home(session), session).is_some(), "{session} is home again");
+    }
+}
