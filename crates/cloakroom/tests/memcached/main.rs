@@ -3,22 +3,68 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod apart;
+mod cuts;
 #[path = "../documented/mod.rs"]
 mod documented;
+mod fence;
 mod inspect;
+mod locks;
 mod options;
 mod pools;
+mod queue;
 mod ring;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
 
+use std::time::Duration;
+
+use cloakroom::{Settings, Store};
+use testbed::memcached::Memcached;
 use testbed::need::Need;
+
+/// How long something may take that happens at once on an idle machine.
+const LIMIT: Duration = Duration::from_secs(30);
 
 const MEMCACHED: &[Need] = &[Need::Memcached];
 
 fn main() {
     worker::become_worker();
-    let cases = [wire::cases(), inspect::cases(), options::cases(), pools::cases(), ring::cases()];
+    let cases = [
+        wire::cases(),
+        queue::cases(),
+        apart::cases(),
+        cuts::cases(),
+        fence::cases(),
+        locks::cases(),
+        inspect::cases(),
+        options::cases(),
+        pools::cases(),
+        ring::cases(),
+    ];
     testbed::suite::run(cases.into_iter().flatten().collect())
+}
+
+/// The key of a session.
+fn key(session: &str) -> String {
+    format!("memc.sess.key.{session}")
+}
+
+fn lock_key(session: &str) -> String {
+    format!("memc.sess.key.lock.{session}")
+}
+
+fn queue_key(session: &str) -> String {
+    format!("memc.sess.key.wait.{session}")
+}
+
+/// A store with this lease.
+fn leased(save_path: &str, lease: Duration) -> Box<dyn Store> {
+    worker::store_with(save_path, Settings { lease, ..Settings::default() })
+}
+
+/// How many wait for this session.
+fn waiters(memcached: &Memcached, session: &str) -> usize {
+    memcached.get(&queue_key(session)).unwrap_or_default().len() / 16
 }

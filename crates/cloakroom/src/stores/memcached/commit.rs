@@ -191,15 +191,15 @@ impl Memcached {
         let ours = self.still_ours(held, by)?;
         let session = self.look(&held.place, by)?;
         let untouched = session.as_ref().map(|item| item.version) == version;
+        let same = session.as_ref().is_some_and(|item| change_bytes(change) == Some(&item.value));
         Ok(match change {
             Change::Keep if !ours => Found::Applied,
             Change::Keep => Found::NotApplied,
             Change::Delete if session.is_none() => Found::Applied,
-            Change::Touch(..) if version.is_some() && session.is_some() && !ours => Found::Applied,
             Change::Touch(..) | Change::Delete if ours => Found::NotApplied,
-            _ if !untouched && session.as_ref().map(|item| &*item.value) == change_bytes(change) => {
-                Found::Applied
-            }
+            // Whether by us or by somebody else, a touched session is alive as it was.
+            Change::Touch(..) if same => Found::Applied,
+            _ if same && !untouched => Found::Applied,
             _ if ours && (untouched || session.is_none()) => Found::NotApplied,
             // The server has not made it, and nobody may any more.
             _ if untouched && version.is_some() => return Err(self.lost(held)),

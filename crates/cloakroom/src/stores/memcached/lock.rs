@@ -215,7 +215,7 @@ impl Memcached {
                 (added, lock, None)
             }
         };
-        let mut taken = match self.taken(at, added, lock, token, since)? {
+        let mut taken = match self.taken(place, (added, lock), token, since, by)? {
             Tried::Taken(taken) => taken,
             busy => return Ok(busy),
         };
@@ -229,14 +229,19 @@ impl Memcached {
     /// What the answers to `Add` and `Get` of a lock say; `since` is from before they were asked.
     pub(super) fn taken(
         &mut self,
-        at: usize,
-        added: Answer,
-        lock: Answer,
+        place: &Place,
+        (added, lock): (Answer, Answer),
         token: &Token,
         since: Instant,
+        by: Deadline,
     ) -> Result<Tried> {
+        let (at, key) = (place.lock_at, &place.lock);
         if let Answer::Refused(text) = &added {
             return Err(self.clients[at].refusal(text));
+        }
+        if matches!(&lock, Answer::Item { value, version: 0 } if token.holds(value)) {
+            // Without versions, this is the only way to release it; the error follows.
+            self.insist(at, [Ask::Delete { key }], by)?;
         }
         // Not what `Add` says: an earlier attempt, whose answer was lost, may have taken it.
         match self.item(at, lock)? {

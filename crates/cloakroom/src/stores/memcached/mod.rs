@@ -170,16 +170,15 @@ impl Memcached {
 
     /// After an open that failed: a lock that it may have taken.
     fn abandon(&mut self, held: Arc<Held>, error: &Error, by: Deadline) {
-        match (error.kind(), error.outcome()) {
+        if error.kind() == ErrorKind::LockBusy {
             // Somebody else's.
-            (ErrorKind::LockBusy, _) => {}
-            (_, Outcome::Unknown) => self.remember(&held),
-            // It was answered, or another server failed: the lock may be ours.
-            _ => {
-                if self.clients[held.place.lock_at].is_connected() && self.release(&held, by).is_err() {
-                    self.remember(&held);
-                }
-            }
+            return;
+        }
+        // Answered, or the other server failed.
+        let answered = self.clients[held.place.lock_at].is_connected();
+        let released = answered && self.release(&held, by).is_ok();
+        if !released && (answered || error.outcome() == Outcome::Unknown) {
+            self.remember(&held);
         }
     }
 }

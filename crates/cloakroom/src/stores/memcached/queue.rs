@@ -38,6 +38,8 @@ const RARE_GAP: Duration = Duration::from_millis(160);
 const RARELY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
 /// The shortest and the longest time between two looks of the first waiter.
 const QUICK: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(5));
+/// The same for the second one, and the longest of anybody.
+const BEHIND: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 /// What a waiter does at the end of its wait may take this long beyond it.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -290,8 +292,9 @@ impl Memcached {
             }
             (None, _) => waiter.idle = Some((first, now)),
         }
-        let behind = u32::try_from(position.min(10)).unwrap_or(10);
-        (Next::Look, waiter.pause.about(Duration::from_millis(2) * behind))
+        let held = waiter.holder.as_ref().map_or(Duration::ZERO, |(_, since)| now - *since);
+        let behind = BEHIND.0 * u32::try_from(position.min(10)).unwrap_or(10);
+        (Next::Look, waiter.pause.about(behind.max(held / 64).min(BEHIND.1)))
     }
 
     /// Stands in the queue, and looks.
@@ -302,20 +305,20 @@ impl Memcached {
         let [append, touch] = [Ask::Append { key, value }, Ask::Touch { key, expiry }];
         let [lock, queue] = waiter.looks();
         let [appended, _, lock, queue] = self.insist(at, [append, touch, lock, queue], by)?;
-        let view = self.view(waiter, Answer::Differs, lock, queue, Instant::now())?;
+        let view = self.view(waiter, (Answer::Differs, lock), queue, Instant::now(), by)?;
         let free = matches!(view.tried, Tried::Taken(_) | Tried::Busy(None));
         if appended == Answer::Done || (free && !self.shared(waiter.place)) {
             return Ok(view);
         }
         let [lock, queue] = waiter.looks();
         let [_, lock, queue] = self.insist(at, [Ask::Add { key, value, expiry }, lock, queue], by)?;
-        self.view(waiter, Answer::Differs, lock, queue, Instant::now())
+        self.view(waiter, (Answer::Differs, lock), queue, Instant::now(), by)
     }
 
     fn look_at(&mut self, waiter: &Waiter<'_>, by: Deadline) -> Result<View> {
         let since = Instant::now();
         let [lock, queue] = self.insist(waiter.place.lock_at, waiter.looks(), by)?;
-        self.view(waiter, Answer::Differs, lock, queue, since)
+        self.view(waiter, (Answer::Differs, lock), queue, since, by)
     }
 
     fn try_in_line(&mut self, waiter: &Waiter<'_>, by: Deadline) -> Result<View> {
@@ -324,19 +327,19 @@ impl Memcached {
         let add = Ask::Add { key, value, expiry: self.lock_expiry() };
         let [lock, queue] = waiter.looks();
         let [added, lock, queue] = self.insist(waiter.place.lock_at, [add, lock, queue], by)?;
-        self.view(waiter, added, lock, queue, since)
+        self.view(waiter, (added, lock), queue, since, by)
     }
 
     fn view(
         &mut self,
         waiter: &Waiter<'_>,
-        added: Answer,
-        lock: Answer,
+        lock: (Answer, Answer),
         queue: Answer,
         since: Instant,
+        by: Deadline,
     ) -> Result<View> {
-        let at = waiter.place.lock_at;
-        Ok(View { tried: self.taken(at, added, lock, waiter.token, since)?, queue: self.item(at, queue)? })
+        let tried = self.taken(waiter.place, lock, waiter.token, since, by)?;
+        Ok(View { tried, queue: self.item(waiter.place.lock_at, queue)? })
     }
 
     /// Reads the session under a lock that was waited for.

@@ -26,13 +26,13 @@ impl Link {
             ascii::write(*ask, &mut request);
         }
         self.send(&request, by)?;
-        let answers = asks.iter().map(|ask| ascii::read(*ask, self, by)).collect();
+        let answers = asks.iter().map(|ask| ascii::read(*ask, self, by)).collect::<Result<_, _>>()?;
         // Bytes that nobody asked for would be taken for the next answer.
         match self.read == self.received.len() {
             true => {
                 self.received.clear();
                 self.read = 0;
-                answers
+                Ok(answers)
             }
             false => Err(not_understood("the server answered more than it was asked")),
         }

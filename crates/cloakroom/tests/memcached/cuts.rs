@@ -1,0 +1,265 @@
+//! A network that cuts, a server that dies or stops: nothing is lost, and the outcome is told truly.
+
+use std::time::Duration;
+
+use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Settings, Unknown};
+use testbed::memcached::Memcached;
+use testbed::proxy::{Ending, Proxy};
+use testbed::suite::{Case, case};
+use testbed::wait_until;
+
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store, store_with};
+use crate::{LIMIT, MEMCACHED, key, lock_key, waiters};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case("a_cut_at_any_byte_of_an_open_is_healed", MEMCACHED, a_cut_at_any_byte_of_an_open_is_healed),
+        case("a_cut_at_any_byte_of_a_commit_is_healed", MEMCACHED, a_cut_at_any_byte_of_a_commit_is_healed),
+        case("a_cut_at_any_byte_of_an_unlocked_write_is_healed", MEMCACHED, a_cut_of_an_unlocked_write),
+        case(
+            "a_commit_that_cannot_be_repeated_is_unknown",
+            MEMCACHED,
+            a_commit_that_cannot_be_repeated_is_unknown,
+        ),
+        case(
+            "a_commit_overtaken_after_a_cut_is_unknown",
+            MEMCACHED,
+            a_commit_overtaken_after_a_cut_is_unknown,
+        ),
+        case("a_server_that_dies_during_a_commit_is_unknown", MEMCACHED, a_server_that_dies_during_a_commit),
+        case("an_open_of_a_frozen_server_ends_and_leaves_no_lock", MEMCACHED, an_open_of_a_frozen_server),
+        case("a_commit_to_a_frozen_server_is_unknown", MEMCACHED, a_commit_to_a_frozen_server_is_unknown),
+        case("a_commit_that_failed_leaves_no_lock_for_long", MEMCACHED, a_commit_that_failed_leaves_no_lock),
+    ]
+}
+
+struct Cuttable {
+    memcached: Memcached,
+    proxy: Proxy,
+    direct: String,
+    save_path: String,
+}
+
+fn cuttable() -> Cuttable {
+    let memcached = Memcached::start();
+    let proxy = Proxy::to(memcached.address());
+    let (direct, save_path) =
+        (format!("memcached://{}", memcached.address()), format!("memcached://{}", proxy.address()));
+    Cuttable { memcached, proxy, direct, save_path }
+}
+
+type CutAt = fn(&Proxy, usize);
+
+/// Both directions and both ways to end, and where to cut next.
+const CUTS: &[(CutAt, Ending, usize)] = &[
+    (Proxy::cut_after_request, Ending::Reset, 1),
+    (Proxy::cut_after_request, Ending::Close, 5),
+    (Proxy::cut_after_reply, Ending::Reset, 1),
+    (Proxy::cut_after_reply, Ending::Close, 3),
+];
+
+fn a_cut_at_any_byte_of_an_open_is_healed() {
+    let Cuttable { memcached, proxy, direct, save_path } = cuttable();
+    put(store(&direct).as_mut(), &id("abc"), b"n|i:1;");
+    for (cut, ending, step) in CUTS {
+        proxy.ending(*ending);
+        let mut retried = 0;
+        for at in (1..).step_by(*step) {
+            let mut store = store(&save_path);
+            // The introduction, where there is one, is behind it.
+            read(store.as_mut(), &id("other"));
+            cut(&proxy, at);
+            let (record, hold) = lock_at_once(store.as_mut(), &id("abc"));
+            assert_eq!(record.unwrap(), b"n|i:1;", "cut at {at}");
+            let done = proxy.cut_pending();
+            // Set to where it never comes.
+            cut(&proxy, usize::MAX);
+            retried += store.counters().retries;
+            store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+            assert_eq!(memcached.get(&lock_key("abc")), None, "cut at {at}");
+            if done {
+                break;
+            }
+        }
+        assert!(retried > 15, "only {retried} cuts were noticed");
+    }
+}
+
+fn a_cut_at_any_byte_of_a_commit_is_healed() {
+    let Cuttable { memcached, proxy, direct, save_path } = cuttable();
+    let mut direct = store(&direct);
+    for (cut, ending, step) in CUTS {
+        proxy.ending(*ending);
+        for (before, change) in [
+            (Some(b"n|i:1;"), Change::Write(b"n|i:2;", LIFETIME)),
+            (None, Change::Write(b"n|i:2;", LIFETIME)),
+            (Some(b"n|i:1;"), Change::Write(b"n|i:1;", LIFETIME)),
+            (Some(b"n|i:1;"), Change::Touch(b"n|i:1;", LIFETIME)),
+            (Some(b"n|i:1;"), Change::Delete),
+            (Some(b"n|i:1;"), Change::Keep),
+        ] {
+            let expected = match change {
+                Change::Write(bytes, _) => Some(bytes.to_vec()),
+                Change::Delete => None,
+                _ => Some(b"n|i:1;".to_vec()),
+            };
+            let step =
+                if before.is_some() && matches!(change, Change::Write(b"n|i:2;", _)) { *step } else { 5 };
+            for at in (1..).step_by(step) {
+                memcached.command(&format!("delete {}", key("abc")));
+                if let Some(before) = before {
+                    put(direct.as_mut(), &id("abc"), before);
+                }
+                let mut store = store(&save_path);
+                let (_, hold) = lock_at_once(store.as_mut(), &id("abc"));
+                cut(&proxy, at);
+                let committed = store.commit(&id("abc"), hold, change, soon()).unwrap();
+                assert_eq!(committed, Committed::Done, "{change:?} cut at {at}");
+                let done = proxy.cut_pending();
+                cut(&proxy, usize::MAX);
+                assert_eq!(memcached.get(&key("abc")), expected, "{change:?} cut at {at}");
+                assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?} cut at {at}");
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn a_cut_of_an_unlocked_write() {
+    let Cuttable { memcached, proxy, direct: _, save_path } = cuttable();
+    for access in [Access::Unlocked, Access::Versioned] {
+        for (cut, _, _) in [CUTS[0], CUTS[2]] {
+            for at in (1..).step_by(3) {
+                memcached.set(&key("abc"), "n|i:1;");
+                let mut store = store(&save_path);
+                let opened = store.open(&id("abc"), access, soon()).unwrap();
+                cut(&proxy, at);
+                let written =
+                    store.commit(&id("abc"), opened.hold, Change::Write(b"n|i:2;", LIFETIME), soon());
+                assert_eq!(written.unwrap(), Committed::Done, "cut at {at}");
+                assert_eq!(store.counters().conflicts, 0, "cut at {at}");
+                let done = proxy.cut_pending();
+                cut(&proxy, usize::MAX);
+                assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:2;", "cut at {at}");
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The cut is there to stay: nobody can tell whether the change was applied, and the error says so.
+fn a_commit_that_cannot_be_repeated_is_unknown() {
+    let Cuttable { memcached, proxy, direct, save_path } = cuttable();
+    for (cut, stored) in [(Proxy::cut_at_request as CutAt, b"n|i:1;"), (Proxy::cut_at_reply, b"n|i:2;")] {
+        put(store(&direct).as_mut(), &id("abc"), b"n|i:1;");
+        let mut store = store(&save_path);
+        let (_, hold) = lock(store.as_mut(), &id("abc"));
+        cut(&proxy, 1);
+        proxy.refuse(true);
+        let error = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
+        assert_eq!(memcached.get(&key("abc")).unwrap(), stored);
+        memcached.command(&format!("delete {}", lock_key("abc")));
+        proxy.refuse(false);
+    }
+}
+
+fn a_commit_overtaken_after_a_cut_is_unknown() {
+    let Cuttable { memcached, proxy, direct, save_path } = cuttable();
+    let mut other = store(&direct);
+    put(other.as_mut(), &id("abc"), b"n|i:1;");
+    let mut store = store_with(&save_path, Settings { connect_timeout: LIMIT, ..Settings::default() });
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    proxy.cut_at_reply(1);
+    std::thread::scope(|scope| {
+        // It gets the lock from the commit whose answer is lost, and changes the session before that is read back.
+        let waiting = scope.spawn(|| {
+            let (record, hold) = lock(other.as_mut(), &id("abc"));
+            other.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap();
+            record.unwrap()
+        });
+        wait_until("it waits", LIMIT, || waiters(&memcached, "abc") == 1);
+        proxy.delay(Duration::from_millis(100), Duration::ZERO);
+        let committed =
+            scope.spawn(move || store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()));
+        wait_until("the commit was cut", LIMIT, || !proxy.cut_pending());
+        proxy.stall(true);
+        assert_eq!(waiting.join().unwrap(), b"n|i:2;");
+        proxy.stall(false);
+        let error = committed.join().unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
+    });
+    assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:3;");
+    assert_eq!(memcached.get(&lock_key("abc")), None);
+}
+
+fn a_server_that_dies_during_a_commit() {
+    let Cuttable { memcached, proxy, direct: _, save_path } = cuttable();
+    let mut store = store(&save_path);
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    proxy.cut_at_reply(1);
+    memcached.freeze();
+    std::thread::scope(|scope| {
+        let committed =
+            scope.spawn(move || store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()));
+        memcached.restart();
+        let error = committed.join().unwrap().unwrap_err();
+        // Told truly, whichever came first: the request or the end.
+        assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::LockLost), "{error}");
+    });
+    assert_eq!(memcached.keys(), [""; 0]);
+}
+
+fn an_open_of_a_frozen_server() {
+    let memcached = Memcached::start();
+    let path = format!("memcached://{}", memcached.address());
+    let impatient = Settings { timeout: Duration::from_millis(100), ..Settings::default() };
+    let mut store = store_with(&path, impatient);
+    read(store.as_mut(), &id("abc"));
+    memcached.freeze();
+    let error = store.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    memcached.thaw();
+    wait_until("the lock was taken all the same", LIMIT, || memcached.get(&lock_key("abc")).is_some());
+    // The worker knows, and releases it first.
+    let mut patient = store;
+    let (_, hold) = lock_at_once(patient.as_mut(), &id("abc"));
+    patient.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+    assert_eq!(memcached.get(&lock_key("abc")), None);
+}
+
+fn a_commit_to_a_frozen_server_is_unknown() {
+    let memcached = Memcached::start();
+    let path = format!("memcached://{}", memcached.address());
+    let impatient = Settings { timeout: Duration::from_millis(100), ..Settings::default() };
+    let mut store = store_with(&path, impatient);
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    memcached.freeze();
+    let error = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
+    memcached.thaw();
+    wait_until("it was applied all the same", LIMIT, || memcached.get(&key("abc")).unwrap() == b"n|i:2;");
+}
+
+fn a_commit_that_failed_leaves_no_lock() {
+    let Cuttable { memcached, proxy, direct, save_path } = cuttable();
+    let mut failing = store(&save_path);
+    let (_, hold) = lock(failing.as_mut(), &id("abc"));
+    proxy.refuse(true);
+    proxy.cut_now();
+    let error = failing.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert!(memcached.get(&lock_key("abc")).is_some());
+    proxy.refuse(false);
+    // Whatever this worker opens next.
+    let (_, other) = lock(failing.as_mut(), &id("other"));
+    let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
+    store(&direct).open(&id("abc"), at_once, soon()).unwrap();
+    failing.commit(&id("other"), other, Change::Keep, soon()).unwrap();
+}
