@@ -5,10 +5,14 @@
 
 mod place;
 
-use place::{Place, script};
+use std::time::Duration;
+
+use place::{ID, MEMCACHED_PREFIX, Place, script};
+use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::proxy::Proxy;
 use testbed::suite::{self, Case, case};
+use testbed::wait_until;
 
 fn main() {
     let costs: [(&str, &str, usize); 9] = [
@@ -42,14 +46,24 @@ fn main() {
             4,
         ),
     ];
-    let cases: Vec<Case> = costs
-        .into_iter()
-        .map(|(name, code, cost)| {
-            case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || costs_exchanges(code, cost))
+    let redis = costs.into_iter().map(|(name, code, cost)| {
+        case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || costs_exchanges(code, cost))
+    });
+    let memcached = costs.into_iter().flat_map(|(name, code, cost)| {
+        ["ascii", "meta", "binary"].map(|protocol| {
+            let name = format!("memcached, {protocol}: {name}");
+            case(name, MEMCACHED, move || costs_exchanges_of_memcached(protocol, code, cost))
         })
-        .collect();
+    });
+    let mut cases: Vec<Case> = redis.chain(memcached).collect();
+    cases.extend([
+        case("memcached: the_protocol_is_found_out_once_a_worker", MEMCACHED, protocol_is_found_out_once),
+        case("memcached: lock_own_costs_two_exchanges_on_any_ring", MEMCACHED, lock_on_the_same_server),
+    ]);
     suite::run(cases)
 }
+
+const MEMCACHED: &[Need] = &[Need::Php, Need::Memcached];
 
 fn costs_exchanges(code: &str, cost: usize) {
     let place = Place::redis();
@@ -71,4 +85,90 @@ fn costs_exchanges(code: &str, cost: usize) {
     assert_eq!(said.run().ok(), cost.to_string(), "by our own count");
     assert_eq!(proxy.exchanges(), cost, "on the wire: {:#?}", proxy.requests());
     assert_eq!(proxy.connections(), 1);
+}
+
+fn costs_exchanges_of_memcached(protocol: &str, code: &str, cost: usize) {
+    let server = Memcached::start();
+    server.set(&format!("{MEMCACHED_PREFIX}{ID}"), "n|i:1;");
+    let proxy = Proxy::to(server.address());
+    let save_path = format!("memcached://{}?protocol={protocol}", proxy.address());
+    let said = script(
+        &save_path,
+        &format!(
+            "session_id(ID); {code}
+            echo cloakroom_status()['exchanges'];"
+        ),
+    );
+    assert_eq!(said.run().ok(), cost.to_string(), "by our own count");
+    assert_eq!(proxy.exchanges(), cost, "on the wire: {:#?}", proxy.requests());
+    assert_eq!(proxy.connections(), 1);
+}
+
+const CHANGE: &str = "session_id($id); session_start(); $_SESSION['n'] = 1; session_write_close();";
+
+fn protocol_is_found_out_once() {
+    let server = Memcached::start();
+    let proxy = Proxy::to(server.address());
+    let code = format!("foreach (['a1', 'a2', 'a3'] as $id) {{ {CHANGE} }}");
+    script(&format!("memcached://{}", proxy.address()), &code).run().ok();
+    let exchanges = proxy.exchanges();
+    assert!(exchanges <= 3 * 2 + 1, "on the wire: {:#?}", proxy.requests());
+}
+
+/// A ring of three, each behind a proxy.
+struct Ring {
+    servers: Vec<(Memcached, Proxy)>,
+    save_path: String,
+}
+
+impl Ring {
+    fn start(options: &str) -> Ring {
+        let server = |_| {
+            let server = Memcached::start();
+            let proxy = Proxy::to(server.address());
+            (server, proxy)
+        };
+        let servers: Vec<(Memcached, Proxy)> = (0..3).map(server).collect();
+        let hosts: Vec<String> = servers.iter().map(|(_, proxy)| proxy.address()).collect();
+        Ring { save_path: format!("memcached://{}?protocol=meta{options}", hosts.join(",")), servers }
+    }
+
+    /// The servers that a session and its lock are on.
+    fn places_of(&self, id: &str) -> (usize, usize) {
+        let asked = |key: String| {
+            let asked_for = |request: &Vec<u8>| {
+                request.split(|byte| b" \r\n".contains(byte)).any(|word| word == key.as_bytes())
+            };
+            let server = self.servers.iter().position(|(_, proxy)| proxy.requests().iter().any(asked_for));
+            server.unwrap_or_else(|| panic!("nobody was asked for {key}"))
+        };
+        (asked(format!("{MEMCACHED_PREFIX}{id}")), asked(format!("{MEMCACHED_PREFIX}lock.{id}")))
+    }
+
+    /// Changes each of 20 sessions: its id, and the exchanges by our own count and on the wire.
+    fn costs(&self) -> Vec<(String, usize, usize)> {
+        let change = |number: usize| {
+            let id = format!("a{number}");
+            let before: usize = self.servers.iter().map(|(_, proxy)| proxy.exchanges()).sum();
+            let code = format!("$id = '{id}'; {CHANGE} echo cloakroom_status()['exchanges'];");
+            let own = script(&self.save_path, &code).run().ok().parse().unwrap();
+            // The last one is on its way when PHP ends.
+            let now = || self.servers.iter().map(|(_, proxy)| proxy.exchanges()).sum::<usize>() - before;
+            let (session, lock) = (format!("{MEMCACHED_PREFIX}{id}"), format!("{MEMCACHED_PREFIX}lock.{id}"));
+            wait_until("the lock is released", Duration::from_secs(30), || {
+                let keys: Vec<String> = self.servers.iter().flat_map(|(server, _)| server.keys()).collect();
+                keys.contains(&session) && !keys.contains(&lock)
+            });
+            (id, own, now())
+        };
+        (0..20).map(change).collect()
+    }
+}
+
+fn lock_on_the_same_server() {
+    let ring = Ring::start("&lock=own");
+    for (id, own, wire) in ring.costs() {
+        let (session, lock) = ring.places_of(&id);
+        assert_eq!((session, own, wire), (lock, 2, 2), "{id}");
+    }
 }

@@ -9,6 +9,7 @@ mod place;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use place::{ID, Place};
 use testbed::need::Need;
@@ -24,6 +25,9 @@ fn main() {
     let redis = &[Need::Php, Need::MountNamespaces, Need::Redis][..];
     let redis5 = &[Need::Php, Need::MountNamespaces, Need::Redis, Need::PhpRedis, Need::PhpIgbinary][..];
     let redis6 = &[Need::Php, Need::MountNamespaces, Need::Redis, Need::PhpRedis6][..];
+    let memcached = &[Need::Php, Need::MountNamespaces, Need::Memcached][..];
+    let natives =
+        &[Need::Php, Need::MountNamespaces, Need::Memcached, Need::PhpIgbinary, Need::PhpMemcached][..];
     let all = "eight_workers_lose_no_update";
     let mixed = "eight_workers_of_which_four_are_native_lose_no_update";
     let without = "without_the_lock_updates_are_lost";
@@ -34,6 +38,19 @@ fn main() {
         case(format!("files: {mixed}"), files, || lose_no_update(&Place::files(), files_handler)),
         case(format!("redis, phpredis 5: {mixed}"), redis5, || lose_no_update(&Place::redis(), phpredis5)),
         case(format!("redis, phpredis 6: {mixed}"), redis6, || lose_no_update(&Place::redis(), phpredis6)),
+        case(format!("memcached, ascii: {all}"), memcached, || {
+            lose_no_update(&Place::memcached_with("?protocol=ascii"), ours);
+        }),
+        case(format!("memcached, meta: {all}"), memcached, || {
+            lose_no_update(&Place::memcached_with("?protocol=meta"), ours);
+        }),
+        case(format!("memcached, ring over a jittery network: {all}"), memcached, || {
+            lose_no_update(&Place::memcached_ring(jitter()), ours);
+        }),
+        case(format!("memcached, php-memcached: {mixed}"), natives, || {
+            lose_no_update(&Place::memcached(), php_memcached);
+        }),
+        case(format!("memcached: {without}"), memcached, || lose_updates(&Place::memcached())),
         case(format!("files: {without}"), files, || lose_updates(&Place::files())),
         case(format!("redis: {without}"), redis, || lose_updates(&Place::redis())),
         case(format!("files: {fair}"), files, || share_fairly(&Place::files(), files_handler)),
@@ -75,6 +92,27 @@ fn phpredis6(place: &Place, code: &str) -> Script {
     native(place, code, "redis")
         .module(&testbed::php::phpredis6().display().to_string())
         .ini("redis.session.locking_enabled", "1")
+}
+
+/// With as many tries as it takes, and quicker ones than by default, which would take minutes.
+fn php_memcached(place: &Place, code: &str) -> Script {
+    let Place::Memcached(ring) = place else { unreachable!("it is for Memcached") };
+    native(place, code, "memcached")
+        .module("igbinary.so")
+        .module("msgpack.so")
+        .module("memcached.so")
+        .ini("session.save_path", ring.list())
+        .ini("memcached.sess_lock_wait_min", "2")
+        .ini("memcached.sess_lock_wait_max", "2")
+        .ini("memcached.sess_lock_retries", "100000")
+}
+
+/// The least delay and what may come to it, in each direction: like a data centre's, or with `SOAK` a slow one's.
+fn jitter() -> (Duration, Duration) {
+    match std::env::var_os("SOAK") {
+        None => (Duration::from_micros(50), Duration::from_micros(200)),
+        Some(_) => (Duration::from_micros(200), Duration::from_micros(3800)),
+    }
 }
 
 /// Waits for the start, then adds to the session while this holds, and prints what it came to.

@@ -47,6 +47,7 @@ fn a_quick_bench_has_every_row_and_a_chart() {
         "memcached_persistent",
         "cloakroom_redis",
         "cloakroom_redis_unlocked",
+        "cloakroom_memcached",
     ];
     let all = [&["files", "cloakroom_files"], &remote[..]].concat();
     let racing = [
@@ -58,6 +59,7 @@ fn a_quick_bench_has_every_row_and_a_chart() {
         "memcached",
         "cloakroom_redis",
         "cloakroom_redis_unlocked",
+        "cloakroom_memcached",
     ];
     let number = |table: &str, matches: &[(&str, Value)], name: &str| {
         let rows = results[table].as_array().unwrap_or_else(|| panic!("there is no {table}"));
@@ -80,8 +82,10 @@ fn a_quick_bench_has_every_row_and_a_chart() {
     for contender in remote {
         assert!(number("exchanges", &[of(contender)], "exchanges") >= 1.0);
     }
-    assert_eq!(number("exchanges", &[of("cloakroom_redis")], "exchanges"), 2.0);
-    assert_eq!(number("exchanges", &[of("cloakroom_redis")], "connections"), 0.0);
+    for ours in ["cloakroom_redis", "cloakroom_memcached"] {
+        assert_eq!(number("exchanges", &[of(ours)], "exchanges"), 2.0);
+        assert_eq!(number("exchanges", &[of(ours)], "connections"), 0.0);
+    }
     for hold in [0.5, 2.0, 5.0] {
         for contender in [&["fair_queue", "fair_queue_redis"], &racing[..]].concat() {
             let at = [of(contender), ("hold_ms", hold.into())];

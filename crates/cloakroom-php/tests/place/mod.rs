@@ -3,22 +3,35 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::time::Duration;
 
 use testbed::TempDir;
 use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::php::Script;
+use testbed::proxy::Proxy;
 use testbed::redis::{Redis, Reply};
 use testbed::suite::{Case, case};
 
 /// The id of the session that most cases use.
 pub(crate) const ID: &str = "a2b9c0d4e6f8a1b3c5d7e9f0a2";
 
+/// php-memcached's default (`memcached.sess_prefix`).
+pub(crate) const MEMCACHED_PREFIX: &str = "memc.sess.key.";
+
 /// A store of one case.
 pub(crate) enum Place {
     Files(TempDir),
     Redis(Box<Redis>),
-    Memcached(Box<Memcached>),
+    Memcached(Ring),
+}
+
+/// One Memcached server or several, and what their URL says beside their addresses.
+pub(crate) struct Ring {
+    pub(crate) servers: Vec<Memcached>,
+    /// One before each of them, or none.
+    pub(crate) proxies: Vec<Proxy>,
+    options: &'static str,
 }
 
 impl Place {
@@ -32,14 +45,35 @@ impl Place {
 
     pub(crate) fn memcached() -> Place {
         // As large items as any case has.
-        Place::Memcached(Box::new(Memcached::with(&["-I", "32m"])))
+        Place::memcached_started(Memcached::with(&["-I", "32m"]), "")
+    }
+
+    /// With these options in the URL: `?protocol=ascii`.
+    pub(crate) fn memcached_with(options: &'static str) -> Place {
+        Place::memcached_started(Memcached::start(), options)
+    }
+
+    pub(crate) fn memcached_started(server: Memcached, options: &'static str) -> Place {
+        Place::Memcached(Ring { servers: vec![server], proxies: Vec::new(), options })
+    }
+
+    /// Three servers behind a proxy each, with delays of this and this much more at most, in each direction.
+    pub(crate) fn memcached_ring((delay, jitter): (Duration, Duration)) -> Place {
+        let servers = vec![Memcached::start(), Memcached::start(), Memcached::start()];
+        let proxy = |server: &Memcached| {
+            let proxy = Proxy::to(server.address());
+            proxy.delay(delay, jitter);
+            proxy
+        };
+        let proxies = servers.iter().map(proxy).collect();
+        Place::Memcached(Ring { servers, proxies, options: "" })
     }
 
     pub(crate) fn save_path(&self) -> String {
         match self {
             Place::Files(directory) => directory.path().display().to_string(),
             Place::Redis(server) => server.native(),
-            Place::Memcached(server) => format!("memcached://{}", server.address()),
+            Place::Memcached(ring) => format!("memcached://{}{}", ring.list(), ring.options),
         }
     }
 
@@ -65,7 +99,13 @@ impl Place {
                     other => panic!("GET answered {other:?}"),
                 }
             }
-            Place::Memcached(server) => server.get(&format!("memc.sess.key.{id}")),
+            Place::Memcached(Ring { servers, .. }) => {
+                let key = format!("{MEMCACHED_PREFIX}{id}");
+                let mut values = servers.iter().filter_map(|server| server.get(&key));
+                let value = values.next();
+                assert_eq!(values.next(), None, "{id} is on several servers");
+                value
+            }
         }
     }
 
@@ -75,7 +115,10 @@ impl Place {
             Place::Redis(server) => {
                 server.reply(&[b"SET", format!("PHPREDIS_SESSION:{id}").as_bytes(), record]);
             }
-            Place::Memcached(server) => server.set(&format!("memc.sess.key.{id}"), record),
+            Place::Memcached(Ring { servers, .. }) => match &servers[..] {
+                [server] => server.set(&format!("{MEMCACHED_PREFIX}{id}"), record),
+                _ => panic!("the ring decides where a session is"),
+            },
         }
     }
 
@@ -96,10 +139,21 @@ impl Place {
                     .collect(),
                 other => panic!("KEYS answered {other:?}"),
             },
-            Place::Memcached(server) => server.keys(),
+            Place::Memcached(Ring { servers, .. }) => servers.iter().flat_map(Memcached::keys).collect(),
         };
         names.sort();
         names
+    }
+}
+
+impl Ring {
+    /// The servers as php-memcached takes them.
+    pub(crate) fn list(&self) -> String {
+        let addresses: Vec<String> = match &self.proxies[..] {
+            [] => self.servers.iter().map(Memcached::address).collect(),
+            proxies => proxies.iter().map(Proxy::address).collect(),
+        };
+        addresses.join(",")
     }
 }
 
@@ -122,6 +176,15 @@ pub(crate) fn on_every_store(name: &str, run: fn(Place)) -> Vec<Case> {
         case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || run(Place::redis())),
         case(format!("memcached: {name}"), &[Need::Php, Need::Memcached], move || run(Place::memcached())),
     ]
+}
+
+/// The case on one Memcached server, for what only that can do.
+pub(crate) fn on_memcached(name: &str, run: fn(&Memcached, &Place)) -> Case {
+    case(format!("memcached: {name}"), &[Need::Php, Need::Memcached], move || {
+        let place = Place::memcached();
+        let Place::Memcached(ring) = &place else { unreachable!("it was just made") };
+        run(&ring.servers[0], &place);
+    })
 }
 
 /// The case on Redis, for what only a server can do.

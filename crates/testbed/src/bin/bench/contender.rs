@@ -80,7 +80,7 @@ const CLOAKROOM: Contender = Contender {
     ..FILES
 };
 
-const ALL: [Contender; 11] = [
+const ALL: [Contender; 12] = [
     FILES,
     Contender {
         key: "cloakroom_files",
@@ -131,6 +131,14 @@ const ALL: [Contender; 11] = [
         key: "cloakroom_redis_unlocked",
         label: "cloakroom on Redis, lock=off",
         settings: &[("cloakroom.lock", "off")],
+        ..CLOAKROOM
+    },
+    Contender {
+        key: "cloakroom_memcached",
+        label: "cloakroom on Memcached",
+        engine: Engine::Memcached,
+        needs: &[Need::Memcached],
+        save_path: "memcached://{}",
         ..CLOAKROOM
     },
 ];

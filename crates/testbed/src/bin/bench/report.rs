@@ -76,6 +76,16 @@ pub(crate) fn with_claims(mut results: Value) -> Value {
         let what = format!("Redis, lock, times faster than phpredis with lock, {name}");
         claim(what, ratio(best(regime, BASE), ours), at_least(faster));
     }
+    for (regime, name) in
+        [("same_core", "same core"), ("different_cores", "different cores"), ("network", "0.5 ms network")]
+    {
+        for (native, how, faster) in
+            [("memcached", "at its defaults", 2.5), ("memcached_persistent", "with connections kept", 1.5)]
+        {
+            let what = format!("Memcached, times faster than php-memcached {how}, {name}");
+            claim(what, ratio(best(regime, native), best(regime, "cloakroom_memcached")), at_least(faster));
+        }
+    }
     let requests = ratio(rate("cloakroom_redis"), rate(BASE));
     claim("requests per second, to phpredis with lock".into(), requests, at_least(1.5));
     for (regime, name) in [("same_core", "one core"), ("different_cores", "the other core")] {
@@ -86,7 +96,15 @@ pub(crate) fn with_claims(mut results: Value) -> Value {
     for hold in race::HOLDS.map(|hold| hold.as_secs_f64() * 1000.0) {
         let queue = ratio(wait(hold, "cloakroom_redis"), wait(hold, "fair_queue_redis"));
         claim(format!("Redis, p99 of waiting to a fair queue's, {hold} ms held"), queue, at_most(1.3));
-        for (contender, name) in [("cloakroom_redis", "Redis"), ("cloakroom_files", "files")] {
+        let sooner = ratio(wait(hold, "memcached"), wait(hold, "cloakroom_memcached"));
+        claim(
+            format!("Memcached, p99 of waiting times shorter than php-memcached's, {hold} ms held"),
+            sooner,
+            at_least(10.0),
+        );
+        for (contender, name) in
+            [("cloakroom_redis", "Redis"), ("cloakroom_memcached", "Memcached"), ("cloakroom_files", "files")]
+        {
             let kept = ratio(race(hold, contender, "count"), race(hold, contender, "increments"));
             claim(format!("{name}, share of increments kept, {hold} ms held"), kept, at_least(1.0));
         }

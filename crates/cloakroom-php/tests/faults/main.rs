@@ -2,6 +2,8 @@
 // A test stops at the first thing that is not as expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod memcached;
+#[path = "../place/mod.rs"]
 mod place;
 
 use std::time::Duration;
@@ -28,10 +30,13 @@ fn main() {
         on_redis("a_frozen_server_fails_the_start_within_the_timeout", frozen_at_start),
         on_redis("a_write_to_a_frozen_server_is_unknown", frozen_at_write),
         on_redis("a_full_server_refuses_the_write_and_keeps_the_old_session", full_server),
-        case("redis: a_server_that_is_down_fails_the_start_and_keeps_the_visitors_id", &[Need::Php], down),
+        case("redis: a_server_that_is_down_fails_the_start_and_keeps_the_visitors_id", &[Need::Php], || {
+            down("tcp")
+        }),
         case("files: a_full_disk_refuses_the_write_and_keeps_the_old_session", FULL_DISK, full_disk),
         case("files: a_missing_directory_fails_the_start_and_names_it", &[Need::Php], missing_directory),
     ]);
+    cases.extend(memcached::cases());
     suite::run(cases)
 }
 
@@ -192,8 +197,8 @@ fn full_server(server: &Redis, place: &Place) {
     assert_eq!(place.stored(ID).unwrap(), b"n|i:1;");
 }
 
-fn down() {
-    let save_path = format!("tcp://127.0.0.1:{}", free_port());
+fn down(scheme: &str) {
+    let save_path = format!("{scheme}://127.0.0.1:{}", free_port());
     for strict in ["0", "1"] {
         let code = format!(
             "ini_set('session.use_strict_mode', {strict}); session_id(ID); var_dump(session_start(), session_id() === ID || session_id() === '');"
