@@ -10,6 +10,7 @@ mod documented;
 mod fence;
 mod inspect;
 mod locks;
+mod native;
 mod options;
 mod pools;
 mod queue;
@@ -38,6 +39,7 @@ fn main() {
         cuts::cases(),
         fence::cases(),
         locks::cases(),
+        native::cases(),
         inspect::cases(),
         options::cases(),
         pools::cases(),

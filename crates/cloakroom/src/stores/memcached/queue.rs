@@ -7,8 +7,9 @@
 //! waiter that leaves a free lock alone for half a second is taken to be dead.
 //!
 //! php-memcached looks every 150 ms, six times. Where it was met, the first waiter leaves the lock free for at least 5 ms,
-//! and for twice as long as ours had it, after each release. Where it was not, a session whose lock has passed from hand to
-//! hand for 3 s gets a gap of 160 ms, and ever more rarely after that.
+//! and for twice as long as ours had it, after each release. Where it was not, a session whose lock passes from hand to hand
+//! gets a gap of 160 ms: after 0.3 s where ours have it for 5 ms and more at a time, after 3 s where it is free often enough
+//! to be found so, and from then on every 5 s at most.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const GAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(300));
 /// The gap for native workers that nobody has met: longer than they let pass between two looks.
 const RARE_GAP: Duration = Duration::from_millis(160);
-/// How long a lock passes from hand to hand before the first such gap, and at most between two of them.
-const RARELY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+/// How long a lock passes from hand to hand before the first such gap, where it is held for long and where not; and the
+/// longest time between two of them.
+const RARELY: (Duration, Duration, Duration) =
+    (Duration::from_millis(300), Duration::from_secs(3), Duration::from_secs(5));
+/// From when on a lock is held for long: those who look for it now and then hardly find it free.
+const LONG: Duration = Duration::from_millis(5);
 /// The shortest and the longest time between two looks of the first waiter.
 const QUICK: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(5));
 /// The same for the second one, and the longest of anybody.
@@ -53,9 +58,9 @@ pub(super) struct Company {
     natives: Option<Instant>,
     /// How long one of ours had it.
     held: Duration,
-    /// When a gap is due for natives that nobody has seen, and how long until the next.
-    gap_due: Instant,
-    gap_step: Duration,
+    /// When it began, or when natives that nobody has seen had a gap.
+    without_gap: Instant,
+    gaps: u32,
 }
 
 impl Company {
@@ -63,9 +68,15 @@ impl Company {
         self.natives.is_some_and(|seen| seen.elapsed() < SHARED)
     }
 
-    fn put_off_gap(&mut self) {
-        self.gap_due = Instant::now() + self.gap_step;
-        self.gap_step = (self.gap_step * 4).min(RARELY.1);
+    /// Whether natives that nobody has seen should have a gap.
+    fn gap_is_due(&self) -> bool {
+        let first = if self.held >= LONG { RARELY.0 } else { RARELY.1 };
+        self.without_gap.elapsed() >= (first * 4u32.pow(self.gaps.min(4))).min(RARELY.2)
+    }
+
+    fn had_gap(&mut self) {
+        self.without_gap = Instant::now();
+        self.gaps += 1;
     }
 }
 
@@ -156,8 +167,8 @@ impl Memcached {
             last: now,
             natives: None,
             held: Duration::ZERO,
-            gap_due: now + RARELY.0,
-            gap_step: RARELY.0 * 4,
+            without_gap: now,
+            gaps: 0,
         });
         company.last = now;
         self.company.insert(company)
@@ -256,9 +267,9 @@ impl Memcached {
             waiter.gap = Duration::ZERO;
             if company.shared() {
                 waiter.gap = (company.held * 2).clamp(GAP.0, GAP.1);
-            } else if position == 0 && now >= company.gap_due {
+            } else if position == 0 && company.gap_is_due() {
                 waiter.gap = RARE_GAP;
-                company.put_off_gap();
+                company.had_gap();
             }
         }
         let since_ours = waiter.without_ours.map_or(Duration::ZERO, |since| now - since);
@@ -268,7 +279,7 @@ impl Memcached {
             let held = waiter.holder.as_ref().map(|(_, since)| now - *since);
             let pause = waiter.pause.about((held.unwrap_or_default() / 64).clamp(QUICK.0, QUICK.1));
             return match waiter.without_ours {
-                None if !company.shared() && now < company.gap_due => (Next::Try, pause),
+                None if !company.shared() && !company.gap_is_due() => (Next::Try, pause),
                 None => (Next::Look, pause),
                 Some(_) if since_ours >= waiter.gap && held.is_none() => (Next::Try, Duration::ZERO),
                 Some(_) if since_ours >= waiter.gap => (Next::Try, pause),
@@ -280,9 +291,9 @@ impl Memcached {
             (Some(_), _) => waiter.idle = None,
             (None, Some((known, since))) if *known == first => {
                 let idle = now - *since;
-                if idle >= RARE_GAP / 2 && idle < PATIENCE && company.gap_due <= now {
+                if idle >= RARE_GAP / 2 && company.without_gap.elapsed() >= RARE_GAP {
                     // It leaves a gap.
-                    company.put_off_gap();
+                    company.had_gap();
                 }
                 let patience =
                     PATIENCE + Duration::from_millis(20) * u32::try_from(position).unwrap_or(u32::MAX);
