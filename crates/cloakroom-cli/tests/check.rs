@@ -4,6 +4,7 @@
 use std::process::{Command, Output, Stdio};
 
 use testbed::TempDir;
+use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::proxy::{Ending, Proxy};
 use testbed::redis::Redis;
@@ -36,6 +37,17 @@ fn main() {
             what_a_user_may_not_ask_for_is_said_and_no_problem,
         ),
         case("a_proxy_that_hangs_up_is_said", &[Need::Redis, Need::Twemproxy], a_proxy_that_hangs_up_is_said),
+        case(
+            "a_memcached_server_is_fine_and_forgets",
+            &[Need::Memcached],
+            a_memcached_server_is_fine_and_forgets,
+        ),
+        case("json_tells_what_memcached_evicted", &[Need::Memcached], json_tells_what_memcached_evicted),
+        case(
+            "memcached_without_versions_is_a_problem",
+            &[Need::Memcached],
+            memcached_without_versions_is_a_problem,
+        ),
         case("a_wrong_password_is_a_problem", &[Need::Redis], a_wrong_password_is_a_problem),
         case("a_server_that_is_down_is_a_problem", &[], a_server_that_is_down_is_a_problem),
         case("a_server_that_hangs_up_is_a_problem", &[Need::Redis], a_server_that_hangs_up_is_a_problem),
@@ -228,6 +240,60 @@ fn a_proxy_that_hangs_up_is_said() {
     let said = findings(&format!("tcp://{}", proxy.address()));
     assert_eq!(said.len(), 1);
     assert!(said[0].0 == "note" && said[0].1.contains("hung up on INFO"), "{said:?}");
+}
+
+fn a_memcached_server_is_fine_and_forgets() {
+    let server = Memcached::start();
+    let url = format!("memcached://{}", server.address());
+    let expected = format!(
+        "store: {url}?protocol=ascii
+
+  lock of a worker that died   ends with its lease (cloakroom.lease)
+  shared between hosts         yes
+  survives a restart           no
+  expired sessions             removed by the store
+  largest session              1048064 bytes
+  waiting requests counted     on all hosts
+  sessions can be listed       yes
+
+  step                               time  exchanges  connects
+  reach the store                    N ms          1         1
+  lock and read a new session        N ms          1         -
+  keep a second worker out           N ms          1         1
+  write and unlock                   N ms          1         -
+  lock and read it again             N ms          1         -
+  delete and unlock                  N ms          1         -
+  find nothing left                  N ms          2         -
+  look at its configuration          N ms          1         -
+
+note: the server keeps sessions in memory alone: a restart logs everybody out (store {url})
+hint: choose another store where sessions must outlive that
+
+note: once its 64 MB are full, the server removes the sessions that were not used for longest (store {url})
+hint: watch evictions in its stats; -M refuses new sessions instead
+
+ok: the store keeps sessions, and locks them
+"
+    );
+    check(&[&format!("{url}?protocol=ascii")]).is(0, &expected, "");
+    assert_eq!(server.keys(), Vec::<String>::new());
+}
+
+fn json_tells_what_memcached_evicted() {
+    let server = Memcached::with(&["-m", "4"]);
+    for number in 0..20 {
+        server.command(&format!("set big{number} 0 0 500000\r\n{}", "x".repeat(500_000)));
+    }
+    let said = findings(&format!("memcached://{}", server.address()));
+    assert_eq!(said.len(), 2);
+    assert!(said[1].0 == "warning" && said[1].1.starts_with("the server has removed "), "{said:?}");
+}
+
+fn memcached_without_versions_is_a_problem() {
+    let server = Memcached::with(&["-C"]);
+    let ran = check(&[&format!("memcached://{}", server.address())]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+    assert!(ran.stderr.contains("-C") && ran.stderr.contains("\nhint: "), "{}", ran.stderr);
 }
 
 fn a_wrong_password_is_a_problem() {

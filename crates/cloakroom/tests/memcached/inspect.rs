@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("other_sizes_of_items_are_noted", MEMCACHED, item_sizes),
         case("the_sessions_of_all_servers_are_named_once", MEMCACHED, named_once),
         case("a_server_that_dumps_nothing_names_no_session", MEMCACHED, no_dump),
+        case("the_binary_protocol_names_no_session", MEMCACHED, binary_names_nothing),
     ]
 }
 
@@ -100,7 +101,7 @@ fn item_sizes() {
 }
 
 fn named_once() {
-    let servers = [Memcached::start()];
+    let servers = [Memcached::start(), Memcached::start()];
     let mut expected = BTreeSet::new();
     for (index, server) in servers.iter().enumerate() {
         for number in 0..300 {
@@ -113,7 +114,7 @@ fn named_once() {
             server.set(other, "1");
         }
     }
-    let mut store = store(&url(&servers[0]));
+    let mut store = store(&format!("{},{}", url(&servers[0]), servers[1].address()));
     assert!(store.guarantees().listing);
     let mut named = Vec::new();
     store
@@ -139,7 +140,7 @@ fn named_once() {
         )
         .unwrap();
     assert_eq!(count, 3);
-    assert_eq!(store.inspect(Extent::Connected, soon()).unwrap().len(), 0);
+    assert_eq!(store.inspect(Extent::Connected, soon()).unwrap().len(), 2);
 }
 
 fn no_dump() {
@@ -147,4 +148,13 @@ fn no_dump() {
     let error = store(&url(&server)).list(&mut |_| true, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("hint: start it without -X"), "{error}");
+}
+
+fn binary_names_nothing() {
+    let server = Memcached::start();
+    let mut store = store(&format!("{}?protocol=binary", url(&server)));
+    assert!(!store.guarantees().listing);
+    let error = store.list(&mut |_| true, soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("protocol=ascii"), "{error}");
 }
