@@ -1,6 +1,47 @@
 //! Sessions in Memcached; shared, locks included, with php-memcached.
-
-#![allow(dead_code, reason = "until the store is whole")]
+//!
+//! # Keys
+//! | key | holds |
+//! |---|---|
+//! | `<prefix><id>` | the session: the bytes of PHP's serializer, with flags 0 and a life in whole seconds |
+//! | `<prefix>lock.<id>` | the lock: `cloakroom:<32 hex>:<host>:<pid>`; anything else is a native handler's (`1`) |
+//! | `<prefix>wait.<id>` | those who wait, first come first: 16 hex digits of each one's token (60 s) |
+//!
+//! The lock is on the server that the ring names for `lock.<id>`, as php-memcached has it, and the queue beside it. With
+//! `lock=own` both are on the session's server. A lock lives for its lease and up to two seconds more, since Memcached
+//! counts whole seconds and may end an item one early.
+//!
+//! # What goes on the wire
+//! In the words of the classic protocol; the meta and the binary one have the same commands by other names.
+//!
+//! | call | awaited exchanges | commands |
+//! |---|---|---|
+//! | [`exists`](Store::exists) | 1 | `gets session` |
+//! | [`open`](Store::open), read-only, unlocked or versioned | 1 | `gets session` |
+//! | `open`, exclusive | 1 | `add lock`, `gets lock`, `gets session`, in one write |
+//! | and the lock is elsewhere | 2 | `add lock`, `gets lock`; then `gets session` |
+//! | and somebody has it | more | `append wait` (or `add wait`), then `gets lock`, `gets wait` again and again, the first waiter with `add lock`; `cas wait` and `gets session` once it has it |
+//! | and nothing is stored, with [`Unknown::Refuse`] | 1 more | the release |
+//! | [`commit`](Store::commit) | 1 | `cas session` (`add` where nothing was stored), `touch`, or for a deletion `cas session` with the expiry -1; and `cas lock` with the expiry -1, in one write |
+//! | and the lock is elsewhere | 1 | the same in two writes; the answer to the release is read with the next exchange |
+//! | and the lease has run out, or the connection is another one | 1 more | `gets lock` before it |
+//! | and the record was evicted | 1 or 2 more | `add lock` or `gets lock`; then `add session` |
+//! | `commit`, unlocked | 1 | `cas session`, `touch` or `delete`; after another's change `gets` and `cas` again |
+//! | renewal | 1 | `cas lock`, `gets lock`, over a connection of its own |
+//!
+//! Replicas and servers that come back cost more: see `pool.rs` and `elsewhere.rs`. Waiting is described in `queue.rs`.
+//!
+//! # What holds, and what does not
+//! A write goes over the version (CAS) that was read under the lock: whoever comes too late is refused. A session that
+//! somebody changed without the lock meanwhile is not overwritten either; one that was evicted is written again while the
+//! lock is still ours. A restarted server has forgotten sessions and locks: what was under way is refused.
+//!
+//! An exchange that was cut is repeated once. For a commit, session and lock are read back first, and say what became of it;
+//! where they cannot tell, the outcome is unknown. A lock that a failed open or commit may have left behind is released at
+//! the worker's next open, or ends with its lease.
+//!
+//! php-memcached's locks have no owner: a request whose lock has ended deletes the next one's when it ends. Among
+//! Cloakroom's workers nothing gets lost by that, since the version still refuses whoever was overtaken.
 
 mod commit;
 mod elsewhere;

@@ -210,12 +210,21 @@ impl Memcached {
                 Tried::Busy(holder) => holder,
             };
             let Some(position) = position else {
-                // Nobody waits and nobody has it; or the queue was lost.
-                let free = holder.is_none() && !self.shared(place);
-                next = if next == Next::Join && free { Next::Try } else { Next::Join };
-                if next == Next::Join && wait_by.passed() {
+                // Nobody waits and nobody has it; or the queue was lost, or the server has no room for one.
+                if next == Next::Join
+                    && let Tried::Taken(taken) = self.try_lock(place, token, by)?
+                {
+                    return Ok(taken);
+                }
+                let left = wait_by.remaining();
+                if left.is_zero() {
                     return Err(self.busy(place, wait));
                 }
+                if next == Next::Join && holder.is_some() {
+                    *waited = true;
+                    std::thread::sleep(waiter.pause.about(QUICK.1).min(left));
+                }
+                next = Next::Join;
                 continue;
             };
             if next == Next::Join && position >= most {
