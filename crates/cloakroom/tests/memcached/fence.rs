@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Store};
 use testbed::memcached::Memcached;
+use testbed::proxy::Proxy;
 use testbed::suite::{Case, case};
+use testbed::wait_until;
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
-use crate::{MEMCACHED, key, leased, lock_key};
+use crate::{LIMIT, MEMCACHED, key, leased, lock_key};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -40,6 +42,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_logout_holds_though_somebody_wrote_without_the_lock", MEMCACHED, a_logout_holds),
         case("a_late_logout_leaves_the_next_session_alone", MEMCACHED, a_late_logout),
         case("an_evicted_session_comes_back_alone_with_its_lock", MEMCACHED, an_evicted_session_comes_back),
+        case(
+            "an_evicted_session_is_left_to_who_has_the_lock_meanwhile",
+            MEMCACHED,
+            whoever_has_the_lock_meanwhile,
+        ),
         case(
             "a_write_without_a_lock_that_undoes_anothers_is_counted",
             MEMCACHED,
@@ -263,6 +270,28 @@ fn an_evicted_session_comes_back() {
                 }
             }
         }
+    }
+}
+
+/// It was released together with the write that found no record.
+fn whoever_has_the_lock_meanwhile() {
+    for change in [CHANGES[0], CHANGES[1]] {
+        let memcached = Memcached::start();
+        let proxy = Proxy::to(memcached.address());
+        let mut holder = store(&format!("memcached://{}", proxy.address()));
+        put(holder.as_mut(), &id("abc"), b"n|i:1;");
+        let (_, hold) = lock(holder.as_mut(), &id("abc"));
+        memcached.command(&format!("delete {}", key("abc")));
+        proxy.delay(Duration::from_millis(700), Duration::ZERO);
+        std::thread::scope(|scope| {
+            let committing = scope.spawn(|| holder.commit(&id("abc"), hold, change, soon()));
+            // The answer is still under way.
+            wait_until("it is released", LIMIT, || memcached.get(&lock_key("abc")).is_none());
+            memcached.set(&lock_key("abc"), "1");
+            proxy.delay(Duration::ZERO, Duration::ZERO);
+            refused(committing.join().unwrap());
+        });
+        assert_eq!(memcached.keys(), [lock_key("abc")], "{change:?}");
     }
 }
 
