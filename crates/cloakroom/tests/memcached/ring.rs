@@ -32,6 +32,11 @@ pub(crate) fn cases() -> Vec<Case> {
             &[("memcached.sess_consistent_hash", "0")],
             "?distribution=modula",
         ),
+        case(
+            "ring: what php-memcached moves away from a dead server is where we look for it",
+            beside,
+            what_php_memcached_moves_away_from_a_dead_server_is_where_we_look_for_it,
+        ),
     ]
 }
 
@@ -44,8 +49,8 @@ fn some(count: usize) -> (Vec<Memcached>, String) {
     (servers, list.join(","))
 }
 
-fn php_memcached_and_we_agree(count: usize, sessions: usize, settings: &[(&str, &str)], options: &str) {
-    let (servers, list) = some(count);
+/// Writes sessions by php-memcached, and prints their ids.
+fn script(list: &str, sessions: usize) -> Script {
     let code = "
         for ($i = 0; $i < (int) getenv('SESSIONS'); $i++) {
             session_id(substr(strtr(base64_encode(md5((string) $i, true)), '+/', ',-'), 0, 21 + $i % 2));
@@ -54,18 +59,23 @@ fn php_memcached_and_we_agree(count: usize, sessions: usize, settings: &[(&str, 
             session_write_close();
             echo session_id(), \"\\n\";
         }";
-    let mut script = Script::new(code)
+    Script::new(code)
         .env("SESSIONS", sessions)
         .module("igbinary.so")
         .module("msgpack.so")
         .module("memcached.so")
         .ini("session.save_handler", "memcached")
-        .ini("session.save_path", &list)
+        .ini("session.save_path", list)
         // The connections stay: ten thousand sessions in seconds.
         .ini("memcached.sess_persistent", "1")
         .ini("session.use_cookies", "0")
         .ini("session.use_only_cookies", "0")
-        .ini("session.cache_limiter", "");
+        .ini("session.cache_limiter", "")
+}
+
+fn php_memcached_and_we_agree(count: usize, sessions: usize, settings: &[(&str, &str)], options: &str) {
+    let (servers, list) = some(count);
+    let mut script = script(&list, sessions);
     for (name, value) in settings {
         script = script.ini(name, value);
     }
@@ -79,5 +89,27 @@ fn php_memcached_and_we_agree(count: usize, sessions: usize, settings: &[(&str, 
     let mut store = store(&format!("memcached://{list}{options}"));
     for session in ids {
         assert!(store.exists(&id(session), soon()).unwrap(), "{session} is on another server");
+    }
+}
+
+fn what_php_memcached_moves_away_from_a_dead_server_is_where_we_look_for_it() {
+    for kind in ["ketama", "ketama_weighted"] {
+        let servers: Vec<Memcached> = (0..4).map(|_| Memcached::start()).collect();
+        let list = servers.iter().map(Memcached::address).collect::<Vec<_>>().join(",");
+        servers[1].kill();
+        let printed = script(&list, 400)
+            .ini("memcached.sess_consistent_hash_type", kind)
+            .ini("memcached.sess_remove_failed_servers", "1")
+            .ini("memcached.sess_server_failure_limit", "1")
+            // It tells of the first failure.
+            .ini("display_errors", "0")
+            .run()
+            .ok();
+        let stored: u64 = [0, 2, 3].iter().map(|at| servers[*at].stat("curr_items")).sum();
+        // After two seconds it tries the dead server again, and then for good.
+        assert!(stored > 200, "php-memcached kept {stored} of 400 sessions");
+        let mut store = store(&format!("memcached://{list}?remove_failed_servers=1&distribution={kind}"));
+        let found = printed.lines().filter(|session| store.exists(&id(session), soon()).unwrap()).count();
+        assert_eq!(found as u64, stored, "{kind}");
     }
 }
