@@ -1,9 +1,11 @@
 //! Servers of a ring that are killed, stopped, cut off or empty when they come back.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use cloakroom::{Access, Change, ErrorKind, Settings, Store};
 use testbed::memcached::Memcached;
+use testbed::proxy::Proxy;
 use testbed::suite::{Case, case};
 
 use crate::MEMCACHED;
@@ -32,6 +34,10 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "pools: a late writer is refused over a newer record, too",
             a_late_writer_is_refused_over_a_newer_record_too,
+        ),
+        (
+            "pools: a cut at any step of taking a session home loses nothing that was acknowledged",
+            a_cut_at_any_step_of_taking_a_session_home_loses_nothing_that_was_acknowledged,
         ),
         (
             "pools: without a lock a newer record stays where it is",
@@ -277,6 +283,54 @@ fn a_late_writer_is_refused_over_a_newer_record_too() {
     let refused = late.commit(&id(&session), hold, Change::Write(b"n|i:9;", LIFETIME), soon()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::LockLost, "{refused}");
     assert_eq!(read(other.as_mut(), &id(&session)).unwrap(), b"n|i:3;");
+}
+
+fn a_cut_at_any_step_of_taking_a_session_home_loses_nothing_that_was_acknowledged() {
+    let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
+    let proxies: Vec<Proxy> = servers.iter().map(|server| Proxy::to(server.address())).collect();
+    let list: Vec<String> = proxies.iter().map(Proxy::address).collect();
+    let url = format!("memcached://{}?remove_failed_servers=1", list.join(","));
+    let three = Three { servers, url };
+    let session = (0..1000).map(|number| format!("session{number}")).find(|id| three.home(id) == 0).unwrap();
+    three.servers[0].kill();
+    put(three.store().as_mut(), &id(&session), b"n|i:1;");
+    let stand_in = if three.record(1, &session).is_some() { 1 } else { 2 };
+    three.servers[0].restart();
+    let mut outcomes = HashMap::new();
+    for (at, reply, nth, for_good) in [0, stand_in].into_iter().flat_map(|at| {
+        let cuts = [false, true].into_iter().flat_map(|reply| (1..=4).map(move |nth| (reply, nth)));
+        cuts.flat_map(move |(reply, nth)| [false, true].map(|for_good| (at, reply, nth, for_good)))
+    }) {
+        // Nobody can tell what is on a stand-in that cannot be asked: two failures.
+        if (at, nth, for_good) == (stand_in, 1, true) {
+            continue;
+        }
+        three.servers[0].set(&key(&session), "n|i:1;");
+        three.servers[stand_in].set(&key(&session), "n|i:2;");
+        let mut store = three.store();
+        assert_eq!(read(store.as_mut(), &id(&session)).unwrap(), b"n|i:2;");
+        match reply {
+            true => proxies[at].cut_at_reply(nth),
+            false => proxies[at].cut_at_request(nth),
+        }
+        proxies[at].refuse(for_good);
+        let written = write(store.as_mut(), &session, b"n|i:3;");
+        proxies[at].refuse(false);
+        // One that was not met, because there were fewer exchanges, must not be met by others.
+        proxies[at].cut_at_request(1_000_000);
+        let step = format!("server {at}, reply {reply}, exchange {nth}, for good {for_good}: {written:?}");
+        for store in [&mut three.store(), &mut store] {
+            let record = read(store.as_mut(), &id(&session)).unwrap();
+            match &written {
+                Ok(()) => assert_eq!(record, b"n|i:3;", "{step}"),
+                Err(_) => assert!(record == b"n|i:2;" || record == b"n|i:3;", "{step}: {record:?}"),
+            }
+        }
+        *outcomes.entry(written.is_ok()).or_insert(0) += 1;
+        // It releases what it may have left behind.
+        put(store.as_mut(), &id(&session), b"n|i:4;");
+    }
+    assert!(outcomes[&true] > 8 && outcomes[&false] > 2, "{outcomes:?}");
 }
 
 fn without_a_lock_a_newer_record_stays_where_it_is() {
