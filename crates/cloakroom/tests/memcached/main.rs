@@ -14,7 +14,9 @@ mod native;
 mod options;
 mod pools;
 mod queue;
+mod replicas;
 mod ring;
+mod three;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
@@ -43,6 +45,7 @@ fn main() {
         inspect::cases(),
         options::cases(),
         pools::cases(),
+        replicas::cases(),
         ring::cases(),
     ];
     testbed::suite::run(cases.into_iter().flatten().collect())

@@ -1,15 +1,13 @@
 //! Servers of a ring that are killed, stopped, cut off or empty when they come back.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use cloakroom::{Access, Change, ErrorKind, Settings, Store};
-use testbed::memcached::Memcached;
-use testbed::proxy::Proxy;
+use cloakroom::{Access, Change, ErrorKind, Store};
 use testbed::suite::{Case, case};
 
-use crate::MEMCACHED;
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store, store_with};
+use crate::three::Three;
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon};
+use crate::{MEMCACHED, key, lock_key};
 
 pub(crate) fn cases() -> Vec<Case> {
     let cases: &[(&str, fn())] = &[
@@ -36,6 +34,10 @@ pub(crate) fn cases() -> Vec<Case> {
             a_late_writer_is_refused_over_a_newer_record_too,
         ),
         (
+            "pools: a late writer is refused where the newer record changed",
+            a_late_writer_is_refused_where_the_newer_record_changed,
+        ),
+        (
             "pools: a cut at any step of taking a session home loses nothing that was acknowledged",
             a_cut_at_any_step_of_taking_a_session_home_loses_nothing_that_was_acknowledged,
         ),
@@ -43,91 +45,11 @@ pub(crate) fn cases() -> Vec<Case> {
             "pools: without a lock a newer record stays where it is",
             without_a_lock_a_newer_record_stays_where_it_is,
         ),
-        (
-            "pools: replicas have every write and no deleted session",
-            replicas_have_every_write_and_no_deleted_session,
-        ),
-        (
-            "pools: a server that restarts empty gets its sessions back from replicas",
-            a_server_that_restarts_empty_gets_its_sessions_back_from_replicas,
-        ),
-        (
-            "pools: a session that a replica missed the end of stays deleted",
-            a_session_that_a_replica_missed_the_end_of_stays_deleted,
-        ),
-        (
-            "pools: with replicas a removed server takes no session along",
-            with_replicas_a_removed_server_takes_no_session_along,
-        ),
     ];
     cases.iter().map(|(name, run)| case(*name, MEMCACHED, *run)).collect()
 }
 
-/// Three servers, and a URL of them.
-struct Three {
-    servers: [Memcached; 3],
-    url: String,
-}
-
-impl Three {
-    fn with(options: &str) -> Three {
-        let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
-        let list: Vec<String> = servers.iter().map(Memcached::address).collect();
-        let url = format!("memcached://{}?{options}", list.join(","));
-        Three { servers, url }
-    }
-
-    fn store(&self) -> Box<dyn Store> {
-        // A server that hangs is given up soon, and what it does later ends soon.
-        let settings = Settings {
-            timeout: Duration::from_secs(1),
-            lease: Duration::from_secs(2),
-            ..Settings::default()
-        };
-        store_with(&self.url, settings)
-    }
-
-    /// The servers that have this session.
-    fn having(&self, session: &str) -> Vec<usize> {
-        (0..3).filter(|at| self.record(*at, session).is_some()).collect()
-    }
-
-    fn record(&self, at: usize, session: &str) -> Option<Vec<u8>> {
-        self.servers[at].get(&key(session))
-    }
-
-    /// Writes a session that is on this server, by way of another worker; its id.
-    fn session_on(&self, at: usize, bytes: &[u8]) -> String {
-        let mut store = self.store();
-        let mut numbers = 0..1000;
-        numbers
-            .find_map(|number| {
-                let session = format!("session{number}");
-                put(store.as_mut(), &id(&session), bytes);
-                (self.having(&session).first() == Some(&at) && self.home(&session) == at).then_some(session)
-            })
-            .unwrap()
-    }
-
-    /// Where the session is while all servers answer; without options that copy it.
-    fn home(&self, session: &str) -> usize {
-        let plain = self.url.split('?').next().unwrap();
-        let mut store = store(plain);
-        let named = format!("home-of-{session}");
-        // The ring sees the id alone, so a prefix of our own tells nothing about others' sessions.
-        let mut marked = store_with(&format!("{plain}?prefix={named}."), Settings::default());
-        put(marked.as_mut(), &id(session), b"here");
-        let found = (0..3).find(|at| self.servers[*at].get(&format!("{named}.{session}")).is_some());
-        let _ = store.exists(&id(session), soon());
-        found.unwrap()
-    }
-}
-
-fn key(session: &str) -> String {
-    format!("memc.sess.key.{session}")
-}
-
-fn write(store: &mut dyn Store, session: &str, bytes: &[u8]) -> cloakroom::Result<()> {
+pub(crate) fn write(store: &mut dyn Store, session: &str, bytes: &[u8]) -> cloakroom::Result<()> {
     let opened = store.open(&id(session), EXCLUSIVE, soon())?;
     store.commit(&id(session), opened.hold, Change::Write(bytes, LIFETIME), soon()).map(drop)
 }
@@ -200,7 +122,7 @@ fn others_take_the_sessions_of_a_server_that_is_removed_and_give_them_back() {
     }
 }
 
-fn lock_and_keep(store: &mut dyn Store, session: &str) -> Option<Vec<u8>> {
+pub(crate) fn lock_and_keep(store: &mut dyn Store, session: &str) -> Option<Vec<u8>> {
     let (record, hold) = lock(store, &id(session));
     store.commit(&id(session), hold, Change::Keep, soon()).unwrap();
     record
@@ -278,20 +200,34 @@ fn a_late_writer_is_refused_over_a_newer_record_too() {
     let (record, hold) = lock(late.as_mut(), &id(&session));
     assert_eq!(record.unwrap(), b"n|i:2;");
     // Its lock is lost, and others write.
-    three.servers[0].command(&format!("delete {}\r\n", key(&format!("lock.{session}"))));
+    three.servers[0].command(&format!("delete {}\r\n", lock_key(&session)));
     put(other.as_mut(), &id(&session), b"n|i:3;");
     let refused = late.commit(&id(&session), hold, Change::Write(b"n|i:9;", LIFETIME), soon()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::LockLost, "{refused}");
     assert_eq!(read(other.as_mut(), &id(&session)).unwrap(), b"n|i:3;");
 }
 
+fn a_late_writer_is_refused_where_the_newer_record_changed() {
+    let three = Three::with("remove_failed_servers=1");
+    let session = three.session_on(0, b"n|i:1;");
+    three.servers[0].kill();
+    put(three.store().as_mut(), &id(&session), b"n|i:2;");
+    three.servers[0].restart();
+    let mut late = three.store();
+    let (record, hold) = lock(late.as_mut(), &id(&session));
+    assert_eq!(record.unwrap(), b"n|i:2;");
+    let mut other = three.store();
+    let opened = other.open(&id(&session), Access::Unlocked, soon()).unwrap();
+    other.commit(&id(&session), opened.hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap();
+    let refused = late.commit(&id(&session), hold, Change::Write(b"n|i:9;", LIFETIME), soon()).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LockLost, "{refused}");
+    assert_eq!(read(other.as_mut(), &id(&session)).unwrap(), b"n|i:3;");
+}
+
 fn a_cut_at_any_step_of_taking_a_session_home_loses_nothing_that_was_acknowledged() {
-    let servers = [Memcached::start(), Memcached::start(), Memcached::start()];
-    let proxies: Vec<Proxy> = servers.iter().map(|server| Proxy::to(server.address())).collect();
-    let list: Vec<String> = proxies.iter().map(Proxy::address).collect();
-    let url = format!("memcached://{}?remove_failed_servers=1", list.join(","));
-    let three = Three { servers, url };
-    let session = (0..1000).map(|number| format!("session{number}")).find(|id| three.home(id) == 0).unwrap();
+    let three = Three::proxied("remove_failed_servers=1");
+    let proxies = &three.proxies;
+    let session = three.id_on(0);
     three.servers[0].kill();
     put(three.store().as_mut(), &id(&session), b"n|i:1;");
     let stand_in = if three.record(1, &session).is_some() { 1 } else { 2 };
@@ -350,80 +286,5 @@ fn without_a_lock_a_newer_record_stays_where_it_is() {
         );
         assert_eq!(read(three.store().as_mut(), &id(&session)).unwrap(), b"n|i:3;");
         assert_eq!(three.record(0, &session).unwrap(), b"n|i:1;");
-    }
-}
-
-fn replicas_have_every_write_and_no_deleted_session() {
-    let three = Three::with("replicas=1&lock=own");
-    let mut store = three.store();
-    for session in (0..10).map(|number| format!("session{number}")) {
-        put(store.as_mut(), &id(&session), b"n|i:1;");
-        put(store.as_mut(), &id(&session), b"n|i:2;");
-        let home = three.home(&session);
-        let mut expected = vec![home, (home + 1) % 3];
-        expected.sort_unstable();
-        assert_eq!(three.having(&session), expected);
-        assert!(expected.iter().all(|at| three.record(*at, &session).unwrap() == b"n|i:2;"));
-        let (_, hold) = lock(store.as_mut(), &id(&session));
-        store.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
-        assert_eq!(three.having(&session), [] as [usize; 0]);
-    }
-}
-
-fn a_server_that_restarts_empty_gets_its_sessions_back_from_replicas() {
-    let three = Three::with("replicas=1&lock=own");
-    let mut store = three.store();
-    let session = (0..1000).map(|number| format!("session{number}")).find(|id| three.home(id) == 0).unwrap();
-    put(store.as_mut(), &id(&session), b"n|i:1;");
-    three.servers[0].restart();
-    assert!(store.exists(&id(&session), soon()).unwrap());
-    assert_eq!(read(store.as_mut(), &id(&session)).unwrap(), b"n|i:1;");
-    let (record, hold) = lock(store.as_mut(), &id(&session));
-    let record = record.unwrap();
-    store.commit(&id(&session), hold, Change::Touch(&record, LIFETIME), soon()).unwrap();
-    assert_eq!(three.having(&session), [0, 1]);
-    // Replicas that are away keep nobody from writing.
-    three.servers[1].kill();
-    put(store.as_mut(), &id(&session), b"n|i:2;");
-    assert_eq!(three.record(0, &session).unwrap(), b"n|i:2;");
-}
-
-fn a_session_that_a_replica_missed_the_end_of_stays_deleted() {
-    let three = Three::with("replicas=1&lock=own");
-    let mut store = three.store();
-    let session = (0..1000).map(|number| format!("session{number}")).find(|id| three.home(id) == 0).unwrap();
-    put(store.as_mut(), &id(&session), b"user|i:7;");
-    three.servers[1].freeze();
-    let (_, hold) = lock(store.as_mut(), &id(&session));
-    store.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
-    three.servers[1].thaw();
-    for store in [&mut store, &mut three.store()] {
-        assert_eq!(read(store.as_mut(), &id(&session)).unwrap_or_default(), b"");
-    }
-}
-
-fn with_replicas_a_removed_server_takes_no_session_along() {
-    let three = Three::with("replicas=1&remove_failed_servers=1");
-    let mut store = three.store();
-    let sessions: Vec<String> = (0..30).map(|number| format!("session{number}")).collect();
-    for session in &sessions {
-        put(store.as_mut(), &id(session), session.as_bytes());
-    }
-    three.servers[2].kill();
-    for store in [&mut store, &mut three.store()] {
-        for session in &sessions {
-            assert_eq!(read(store.as_mut(), &id(session)).unwrap(), session.as_bytes());
-            write(store.as_mut(), session, session.as_bytes()).unwrap();
-        }
-    }
-    three.servers[2].restart();
-    for store in [&mut store, &mut three.store()] {
-        for session in &sessions {
-            assert_eq!(lock_and_keep(store.as_mut(), session).unwrap(), session.as_bytes());
-            write(store.as_mut(), session, session.as_bytes()).unwrap();
-        }
-    }
-    for session in &sessions {
-        assert!(three.record(three.home(session), session).is_some(), "{session} is home again");
     }
 }

@@ -246,6 +246,14 @@ mod tests {
     }
 
     #[test]
+    fn nobody_stands_in_for_an_only_server() {
+        let mut pool = pool("memcached://a?remove_failed_servers=1&replicas=1");
+        let route = pool.route("session");
+        assert_eq!((route.session, route.displaced), (0, None));
+        assert_eq!((route.replicas.len(), route.short_of_replicas), (0, false));
+    }
+
+    #[test]
     fn with_nobody_left_everybody_is_asked() {
         let mut pool = pool("memcached://a,b?remove_failed_servers=1");
         let before: Vec<usize> = ids().map(|id| pool.route(&id).session).collect();
