@@ -7,7 +7,7 @@ use testbed::memcached::Memcached;
 use testbed::proxy::Proxy;
 
 use crate::key;
-use crate::worker::{id, put, soon, store, store_with};
+use crate::worker::{id, put, store, store_with};
 
 /// Three servers, and a URL of them.
 pub(crate) struct Three {
@@ -59,27 +59,18 @@ impl Three {
 
     /// Writes a session that is on this server, by way of another worker; its id.
     pub(crate) fn session_on(&self, at: usize, bytes: &[u8]) -> String {
-        let mut store = self.store();
-        let mut numbers = 0..1000;
-        numbers
-            .find_map(|number| {
-                let session = format!("session{number}");
-                put(store.as_mut(), &id(&session), bytes);
-                (self.having(&session).first() == Some(&at) && self.home(&session) == at).then_some(session)
-            })
-            .unwrap()
+        let session = self.id_on(at);
+        put(self.store().as_mut(), &id(&session), bytes);
+        session
     }
 
-    /// Where the session is while all servers answer; without options that copy it.
+    /// Where the session is while all servers answer.
     pub(crate) fn home(&self, session: &str) -> usize {
         let plain = self.url.split('?').next().unwrap();
-        let mut store = store(plain);
-        let named = format!("home-of-{session}");
-        // The ring sees the id alone, so a prefix of our own tells nothing about others' sessions.
-        let mut marked = store_with(&format!("{plain}?prefix={named}."), Settings::default());
-        put(marked.as_mut(), &id(session), b"here");
-        let found = (0..3).find(|at| self.servers[*at].get(&format!("{named}.{session}")).is_some());
-        let _ = store.exists(&id(session), soon());
-        found.unwrap()
+        let key = format!("home-of-{session}.{session}");
+        // The ring sees the id alone, so that a prefix of its own keeps this apart from the session.
+        let prefix = format!("{plain}?prefix=home-of-{session}.");
+        put(store(&prefix).as_mut(), &id(session), b"here");
+        (0..3).find(|at| self.servers[*at].get(&key).is_some()).unwrap()
     }
 }
