@@ -97,14 +97,14 @@ fn destroyed_while_another_waits(place: Place) {
 
 fn outlasts_its_lease(place: Place) {
     place.store(ID, b"n|i:1;");
-    let settings = [("cloakroom.lease", "1"), ("cloakroom.lease_max", "60")];
+    let settings = [("cloakroom.lease", "2"), ("cloakroom.lease_max", "60")];
     let long = holder(&place, &settings, WRITE_AND_TELL);
     // Three leases long another request tries in vain.
     for _ in 0..3 {
         let ran = place
             .script("session_id(ID); var_dump(session_start());")
-            .ini("cloakroom.lock_wait", "1")
-            .ini("cloakroom.lease", "1")
+            .ini("cloakroom.lock_wait", "2")
+            .ini("cloakroom.lease", "2")
             .run();
         assert_eq!(ran.stdout, "bool(false)\n", "{ran}");
     }
