@@ -254,6 +254,11 @@ impl Conn {
         }
     }
 
+    /// Whether each [`send`](Self::send) begins a TLS record of its own.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// Whether the connection still looks open, with nothing on it that nobody asked for. Costs one system call.
     pub(crate) fn is_quiet(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;

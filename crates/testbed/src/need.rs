@@ -31,6 +31,8 @@ pub enum Need {
     Ipv6,
     /// memcached.
     Memcached,
+    /// memcached with SASL, and what makes a user of it.
+    MemcachedSasl,
     /// twemproxy.
     Twemproxy,
     /// nginx.
@@ -80,6 +82,7 @@ impl Need {
             Need::Redis62 => crate::redis::Program::Redis62.path().is_none().then(|| "Redis 6.2".into()),
             Need::Ipv6 => std::net::TcpListener::bind("[::1]:0").is_err().then(|| "IPv6 on loopback".into()),
             Need::Memcached => program(&["memcached"]),
+            Need::MemcachedSasl => program(&["memcached", "saslpasswd2"]).or_else(sasl_plain),
             Need::Twemproxy => program(&["nutcracker"]),
             Need::Nginx => program(&["nginx"]),
             Need::Wrk => program(&["wrk"]),
@@ -103,6 +106,16 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+/// SASL's mechanism for passwords, where distributions keep it.
+fn sasl_plain() -> Option<String> {
+    let here = |path: &Path| path.join("sasl2/libplain.so").is_file();
+    let found = ["/usr/lib", "/usr/lib64"].into_iter().any(|libraries| {
+        let below = std::fs::read_dir(libraries).into_iter().flatten().flatten();
+        here(Path::new(libraries)) || below.map(|entry| entry.path()).any(|path| here(&path))
+    });
+    (!found).then(|| "SASL's libplain.so".into())
 }
 
 fn module(name: &str) -> Option<String> {

@@ -9,7 +9,7 @@ use testbed::suite::{Case, case};
 use testbed::wait_until;
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store, store_with};
-use crate::{LIMIT, MEMCACHED, key, lock_key, waiters};
+use crate::{LIMIT, MEMCACHED, key, lock_key, released, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -76,7 +76,7 @@ fn a_cut_at_any_byte_of_an_open_is_healed() {
             cut(&proxy, usize::MAX);
             retried += store.counters().retries;
             store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
-            assert_eq!(memcached.get(&lock_key("abc")), None, "cut at {at}");
+            released(&memcached, "abc");
             if done {
                 break;
             }
@@ -118,7 +118,7 @@ fn a_cut_at_any_byte_of_a_commit_is_healed() {
                 let done = proxy.cut_pending();
                 cut(&proxy, usize::MAX);
                 assert_eq!(memcached.get(&key("abc")), expected, "{change:?} cut at {at}");
-                assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?} cut at {at}");
+                released(&memcached, "abc");
                 if done {
                     break;
                 }
@@ -194,7 +194,7 @@ fn a_commit_overtaken_after_a_cut_is_unknown() {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
     });
     assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:3;");
-    assert_eq!(memcached.get(&lock_key("abc")), None);
+    released(&memcached, "abc");
 }
 
 fn a_server_that_dies_during_a_commit() {
@@ -230,7 +230,7 @@ fn an_open_of_a_frozen_server() {
     let mut patient = store;
     let (_, hold) = lock_at_once(patient.as_mut(), &id("abc"));
     patient.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
-    assert_eq!(memcached.get(&lock_key("abc")), None);
+    released(&memcached, "abc");
 }
 
 fn a_commit_to_a_frozen_server_is_unknown() {

@@ -9,7 +9,7 @@ use testbed::suite::{Case, case};
 use testbed::wait_until;
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
-use crate::{LIMIT, MEMCACHED, key, leased, lock_key};
+use crate::{LIMIT, MEMCACHED, key, leased, lock_key, released};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -164,7 +164,7 @@ fn who_holds_a_lock_beyond_its_lease_may_write() {
         memcached.command(&format!("touch {} 1000", lock_key("abc")));
         std::thread::sleep(short);
         late.commit(&id("abc"), hold, change, soon()).unwrap();
-        assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?}");
+        released(&memcached, "abc");
     }
     // Without the lock, not even where nobody has written.
     for change in CHANGES {
@@ -186,10 +186,10 @@ fn a_renewed_lock_is_released() {
             renew(soon()).unwrap();
         }
         holder.commit(&id("abc"), opened.hold, change, soon()).unwrap();
-        assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?}");
+        released(&memcached, "abc");
         // One that comes too late brings nothing back.
         (opened.renewal.unwrap().renew)(soon()).unwrap();
-        assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?}");
+        released(&memcached, "abc");
     }
 }
 
@@ -201,7 +201,7 @@ fn a_lock_of_another_version() {
         let value = memcached.get(&lock_key("abc")).unwrap();
         memcached.set(&lock_key("abc"), value);
         holder.commit(&id("abc"), hold, change, soon()).unwrap();
-        assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?}");
+        released(&memcached, "abc");
     }
 }
 
@@ -222,13 +222,13 @@ fn what_is_written_without_the_lock() {
     memcached.set(&key("abc"), "n|i:7;");
     refused(holder.commit(&id("abc"), hold, CHANGES[0], soon()));
     assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:7;");
-    assert_eq!(memcached.get(&lock_key("abc")), None);
+    released(&memcached, "abc");
     // A session that was new to us.
     let (_, hold) = lock(holder.as_mut(), &id("abd"));
     memcached.set(&key("abd"), "n|i:7;");
     refused(holder.commit(&id("abd"), hold, CHANGES[0], soon()));
     assert_eq!(memcached.get(&key("abd")).unwrap(), b"n|i:7;");
-    assert_eq!(memcached.get(&lock_key("abd")), None);
+    released(&memcached, "abd");
 }
 
 fn a_logout_holds() {

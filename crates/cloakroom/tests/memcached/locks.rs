@@ -7,7 +7,7 @@ use testbed::memcached::Memcached;
 use testbed::suite::{Case, case};
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store};
-use crate::{MEMCACHED, key, leased, lock_key};
+use crate::{MEMCACHED, key, leased, lock_key, released};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -104,7 +104,7 @@ fn too_large() {
             let text = error.to_string();
             assert!(text.contains("1048576 bytes") && text.contains("-I"), "{text}");
             assert_eq!(memcached.get(&key(session)), kept, "{access:?}");
-            assert_eq!(memcached.get(&lock_key(session)), None, "{access:?}");
+            released(&memcached, session);
         }
     }
     // The most that it says it takes.
@@ -121,7 +121,7 @@ fn a_server_without_versions_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains("without -C"), "{error}");
         // Nobody waits for what nobody can release by its version.
-        assert_eq!(memcached.get(&lock_key(session)), None);
+        released(&memcached, session);
     }
 }
 

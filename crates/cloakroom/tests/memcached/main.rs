@@ -26,6 +26,7 @@ use std::time::Duration;
 use cloakroom::{Settings, Store};
 use testbed::memcached::Memcached;
 use testbed::need::Need;
+use testbed::wait_until;
 
 /// How long something may take that happens at once on an idle machine.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -58,6 +59,12 @@ fn key(session: &str) -> String {
 
 fn lock_key(session: &str) -> String {
     format!("memc.sess.key.lock.{session}")
+}
+
+/// Waits until the lock is free: who gives one back does not wait for that everywhere.
+#[track_caller]
+fn released(memcached: &Memcached, session: &str) {
+    wait_until("the lock is free", LIMIT, || memcached.get(&lock_key(session)).is_none());
 }
 
 fn queue_key(session: &str) -> String {

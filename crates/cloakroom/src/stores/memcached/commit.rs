@@ -91,9 +91,9 @@ impl Memcached {
             };
             let again = match made.session {
                 None | Some(Answer::Done) => None,
-                Some(Answer::Refused(text)) => {
+                Some(Answer::Refused(refusal)) => {
                     self.unlock_after(&made.lock, held, by);
-                    return Err(self.refused(held.place.session_at, &text, change));
+                    return Err(self.clients[held.place.session_at].refusal(&refusal));
                 }
                 Some(Answer::Missing) => match change {
                     Change::Write(..) | Change::Touch(..) => Some(None),
@@ -221,19 +221,6 @@ impl Memcached {
             .on(self.clients[held.place.lock_at].shown())
     }
 
-    fn refused(&self, at: usize, text: &str, change: Change<'_>) -> Error {
-        let bytes = change_bytes(change).map_or(0, <[u8]>::len);
-        let lower = text.to_ascii_lowercase();
-        if lower.contains("too large") {
-            let what = format!("the session has {bytes} bytes, which is more than the server takes");
-            return Error::new(ErrorKind::TooLarge, what)
-                .source(text.to_owned())
-                .hint("keep less in the session, or raise memcached's -I (--max-item-size)")
-                .on(self.clients[at].shown());
-        }
-        self.clients[at].refusal(text)
-    }
-
     /// The change without a lock: the last writer wins. `seen` is what the request read.
     pub(super) fn write_unlocked(
         &mut self,
@@ -248,7 +235,7 @@ impl Memcached {
         match change {
             Change::Keep => Ok(Committed::Done),
             Change::Delete => match self.insist(at, [Ask::Delete { key }], by)? {
-                [Answer::Refused(text)] => Err(self.clients[at].refusal(&text)),
+                [Answer::Refused(refusal)] => Err(self.clients[at].refusal(&refusal)),
                 _ => Ok(Committed::Done),
             },
             Change::Touch(_, ttl) => {
@@ -256,7 +243,7 @@ impl Memcached {
                     [Answer::Missing] => {
                         self.overwrite(place, seen, change, None, by).map(|()| Committed::Rewritten)
                     }
-                    [Answer::Refused(text)] => Err(self.clients[at].refusal(&text)),
+                    [Answer::Refused(refusal)] => Err(self.clients[at].refusal(&refusal)),
                     _ => Ok(Committed::Done),
                 }
             }
@@ -283,7 +270,7 @@ impl Memcached {
         loop {
             match self.insist(at, [store(&place.session, bytes, ttl, version)], by)? {
                 [Answer::Done] => break,
-                [Answer::Refused(text)] => return Err(self.refused(at, &text, change)),
+                [Answer::Refused(refusal)] => return Err(self.clients[at].refusal(&refusal)),
                 _ => {}
             }
             let found = self.look(place, by)?;
@@ -318,7 +305,7 @@ impl Memcached {
         let Some(asked) = ask(change, &place.session, number(seen)) else { return Ok(Committed::Done) };
         match self.insist(at, [asked], by)? {
             [Answer::Done] => Ok(Committed::Done),
-            [Answer::Refused(text)] => Err(self.refused(at, &text, change)),
+            [Answer::Refused(refusal)] => Err(self.clients[at].refusal(&refusal)),
             _ => match self.look(place, by)? {
                 None if change == Change::Delete => Ok(Committed::Done),
                 // It was made by an attempt whose answer was lost, or came to the same.

@@ -113,7 +113,7 @@ impl Memcached {
             let removed = self.insist(at, [Ask::Remove { key: &place.session, version }], by);
             match removed.map_err(crate::Error::maybe_applied)? {
                 [Answer::Done | Answer::Missing] => {}
-                [Answer::Refused(text)] => return Err(self.clients[at].refusal(&text).maybe_applied()),
+                [Answer::Refused(refusal)] => return Err(self.clients[at].refusal(&refusal).maybe_applied()),
                 _ => return Err(self.lost(held)),
             }
         }

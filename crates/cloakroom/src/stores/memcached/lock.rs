@@ -192,7 +192,7 @@ impl Memcached {
             .on(self.clients[at].shown())),
             Answer::Item { value, version } => Ok(Some(Item { value, version })),
             Answer::Missing => Ok(None),
-            Answer::Refused(text) => Err(self.clients[at].refusal(&text)),
+            Answer::Refused(refusal) => Err(self.clients[at].refusal(&refusal)),
             _ => Err(misunderstood(&self.clients[at])),
         }
     }
@@ -236,8 +236,8 @@ impl Memcached {
         by: Deadline,
     ) -> Result<Tried> {
         let (at, key) = (place.lock_at, &place.lock);
-        if let Answer::Refused(text) = &added {
-            return Err(self.clients[at].refusal(text));
+        if let Answer::Refused(refusal) = &added {
+            return Err(self.clients[at].refusal(refusal));
         }
         if matches!(&lock, Answer::Item { value, version: 0 } if token.holds(value)) {
             // Without versions, this is the only way to release it; the error follows.
@@ -314,7 +314,7 @@ impl Memcached {
             let [removed] = self.insist(at, [Ask::Remove { key, version: held.version() }], by)?;
             match removed {
                 Answer::Done => return Ok(true),
-                Answer::Refused(text) => return Err(self.clients[at].refusal(&text)),
+                Answer::Refused(refusal) => return Err(self.clients[at].refusal(&refusal)),
                 _ => {}
             }
         }
@@ -424,7 +424,7 @@ impl Renewing {
                     }
                 }
                 _ if grip.closed => return Ok(()),
-                Answer::Refused(text) => return Err(self.client.refusal(&text)),
+                Answer::Refused(refusal) => return Err(self.client.refusal(&refusal)),
                 _ => break,
             }
         }

@@ -120,7 +120,7 @@ impl Memcached {
     /// Where a session and its lock are, before anything is asked.
     fn place(&mut self, id: &SessionId, by: Deadline) -> Result<Place> {
         for client in &mut self.clients {
-            client.look_around();
+            client.look_alive(by);
         }
         let mut route = self.pool.route(id.as_str());
         if !route.retry.is_empty() {
@@ -222,6 +222,50 @@ impl Memcached {
             self.remember(&held);
         }
     }
+
+    /// The change, as the session was opened for.
+    fn commit_as(
+        &mut self,
+        id: &SessionId,
+        hold: Hold,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<Committed> {
+        let route = self.pool.route(id.as_str());
+        let mut place = Place::of(id, &self.options, route)?;
+        // Where it was read.
+        let read_at = match &hold {
+            Hold::Unlocked(seen) => seen.version().and_then(commit::server),
+            Hold::Version(version) => commit::server(version),
+            Hold::Lease(_) | Hold::ReadOnly => None,
+        };
+        place.session_at = read_at.unwrap_or(place.session_at);
+        match hold {
+            Hold::Lease(lease) => {
+                let held: Arc<Held> = lease.into_inner()?;
+                match held.place.session == place.session {
+                    true => self.commit_held(&held, change, by),
+                    false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
+                }
+            }
+            Hold::Unlocked(seen) => {
+                let committed = self.write_unlocked(&place, &seen, change, by)?;
+                self.replicate(&place, change, by);
+                Ok(committed)
+            }
+            Hold::Version(version) => {
+                let committed = self.write_versioned(&place, &version, change, by)?;
+                if !matches!(committed, Committed::Conflict(_)) {
+                    self.replicate(&place, change, by);
+                }
+                Ok(committed)
+            }
+            Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
+            Hold::ReadOnly => {
+                Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))
+            }
+        }
+    }
 }
 
 impl Store for Memcached {
@@ -263,40 +307,11 @@ impl Store for Memcached {
     }
 
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
-        let route = self.pool.route(id.as_str());
-        let mut place = Place::of(id, &self.options, route)?;
-        // Where it was read.
-        let read_at = match &hold {
-            Hold::Unlocked(seen) => seen.version().and_then(commit::server),
-            Hold::Version(version) => commit::server(version),
-            Hold::Lease(_) | Hold::ReadOnly => None,
-        };
-        place.session_at = read_at.unwrap_or(place.session_at);
-        match hold {
-            Hold::Lease(lease) => {
-                let held: Arc<Held> = lease.into_inner()?;
-                match held.place.session == place.session {
-                    true => self.commit_held(&held, change, by),
-                    false => Err(Error::new(ErrorKind::Bug, "this lease is of another session")),
-                }
-            }
-            Hold::Unlocked(seen) => {
-                let committed = self.write_unlocked(&place, &seen, change, by)?;
-                self.replicate(&place, change, by);
-                Ok(committed)
-            }
-            Hold::Version(version) => {
-                let committed = self.write_versioned(&place, &version, change, by)?;
-                if !matches!(committed, Committed::Conflict(_)) {
-                    self.replicate(&place, change, by);
-                }
-                Ok(committed)
-            }
-            Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
-            Hold::ReadOnly => {
-                Err(Error::new(ErrorKind::Bug, "a session that was opened read-only cannot be changed"))
-            }
+        let committed = self.commit_as(id, hold, change, by);
+        for client in &mut self.clients {
+            client.rest(by);
         }
+        committed
     }
 
     fn sweep(&mut self, _lifetime: Duration, _by: Deadline) -> Result<u64> {
