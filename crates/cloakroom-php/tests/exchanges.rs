@@ -58,7 +58,13 @@ fn main() {
     let mut cases: Vec<Case> = redis.chain(memcached).collect();
     cases.extend([
         case("memcached: the_protocol_is_found_out_once_a_worker", MEMCACHED, protocol_is_found_out_once),
+        case(
+            "memcached: a_lock_on_another_server_costs_one_exchange_more",
+            MEMCACHED,
+            lock_on_another_server,
+        ),
         case("memcached: lock_own_costs_two_exchanges_on_any_ring", MEMCACHED, lock_on_the_same_server),
+        case("memcached: the_release_on_another_server_is_not_waited_for", MEMCACHED, release_is_not_awaited),
     ]);
     suite::run(cases)
 }
@@ -165,10 +171,55 @@ impl Ring {
     }
 }
 
+fn lock_on_another_server() {
+    let ring = Ring::start("");
+    let mut apart = 0;
+    for (id, own, wire) in ring.costs() {
+        let (session, lock) = ring.places_of(&id);
+        match session == lock {
+            true => assert_eq!((own, wire), (2, 2), "{id}"),
+            // The fourth is the release, whose answer nobody waits for.
+            false => {
+                apart += 1;
+                assert_eq!((own, wire), (3, 4), "{id}");
+            }
+        }
+    }
+    assert!(apart > 0 && apart < 20, "{apart} of 20 locks are on another server");
+}
+
 fn lock_on_the_same_server() {
     let ring = Ring::start("&lock=own");
     for (id, own, wire) in ring.costs() {
         let (session, lock) = ring.places_of(&id);
         assert_eq!((session, own, wire), (lock, 2, 2), "{id}");
     }
+}
+
+fn release_is_not_awaited() {
+    let ring = Ring::start("");
+    let apart = |id: &String| {
+        let (session, lock) = ring.places_of(id);
+        session != lock
+    };
+    let id = ring.costs().into_iter().map(|(id, ..)| id).find(apart).expect("a lock on another server");
+    let (_, lock) = ring.places_of(&id);
+    let code = format!(
+        "$id = '{id}'; session_id($id); session_start(); echo 'holding '; fgets(STDIN);
+        $_SESSION['n'] = 2; session_write_close();
+        echo cloakroom_status()['last_commit'];"
+    );
+    let running =
+        script(&ring.save_path, &code).ini("output_buffering", "0").ini("cloakroom.timeout", "300").spawn();
+    running.wait_for("holding");
+    let proxy = &ring.servers[lock].1;
+    proxy.stall(true);
+    running.say("go on");
+    // Nothing comes from the lock's server any more, and nobody minds.
+    running.wait_for("written");
+    proxy.stall(false);
+    running.finish().ok();
+    wait_until("the lock is released", Duration::from_secs(30), || {
+        !ring.servers[lock].0.keys().contains(&format!("{MEMCACHED_PREFIX}lock.{id}"))
+    });
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use place::{ID, Place};
+use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::php::{Running, Script};
 use testbed::suite::{self, Case, case};
@@ -26,6 +27,7 @@ fn main() {
     let redis5 = &[Need::Php, Need::MountNamespaces, Need::Redis, Need::PhpRedis, Need::PhpIgbinary][..];
     let redis6 = &[Need::Php, Need::MountNamespaces, Need::Redis, Need::PhpRedis6][..];
     let memcached = &[Need::Php, Need::MountNamespaces, Need::Memcached][..];
+    let sasl = &[Need::Php, Need::MountNamespaces, Need::MemcachedSasl][..];
     let natives =
         &[Need::Php, Need::MountNamespaces, Need::Memcached, Need::PhpIgbinary, Need::PhpMemcached][..];
     let all = "eight_workers_lose_no_update";
@@ -43,6 +45,9 @@ fn main() {
         }),
         case(format!("memcached, meta: {all}"), memcached, || {
             lose_no_update(&Place::memcached_with("?protocol=meta"), ours);
+        }),
+        case(format!("memcached, binary and sasl: {all}"), sasl, || {
+            lose_no_update(&Place::memcached_started(Memcached::sasl(), ""), ours);
         }),
         case(format!("memcached, ring over a jittery network: {all}"), memcached, || {
             lose_no_update(&Place::memcached_ring(jitter()), ours);
@@ -164,6 +169,13 @@ fn finish(workers: Vec<Running>) -> Vec<usize> {
 }
 
 fn total(place: &Place) -> usize {
+    if let Place::Memcached(ring) = place
+        && ring.speaks_binary_alone()
+    {
+        let count =
+            place.run("session_id(ID); session_start(['read_and_close' => true]); echo $_SESSION['n'];");
+        return count.parse().unwrap();
+    }
     let record = String::from_utf8(place.stored(ID).expect("a session")).unwrap();
     let count = record.strip_prefix("n|i:").and_then(|rest| rest.strip_suffix(';'));
     count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("not a counter: {record:?}"))

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         on_memcached("a_frozen_server_fails_the_start_within_the_timeout", frozen_at_start),
         on_memcached("a_write_to_a_frozen_server_is_unknown", frozen_at_write),
         on_memcached("sessions_live_longer_than_thirty_days", longer_than_thirty_days),
+        case("memcached: a_full_server_refuses_the_write_and_keeps_the_old_session", MEMCACHED, full_server),
         case(
             "memcached: a_server_that_is_down_fails_the_start_and_keeps_the_visitors_id",
             &[Need::Php],
@@ -173,6 +174,30 @@ fn longer_than_thirty_days(server: &Memcached, place: &Place) {
             told.trim_end().strip_prefix("HD t").unwrap_or_else(|| panic!("{told}")).parse().unwrap();
         assert!((LIFETIME - 600..=LIFETIME).contains(&left), "{left}");
     }
+}
+
+fn full_server() {
+    let place = Place::memcached_started(Memcached::with(&["-M", "-m", "8"]), "");
+    let Place::Memcached(ring) = &place else { unreachable!("it was just made") };
+    let server = &ring.servers[0];
+    place.store(ID, b"n|i:1;");
+    let late = holder(
+        &place,
+        &[],
+        "$_SESSION['big'] = str_repeat('x', 200000); session_write_close(); echo cloakroom_status()['last_commit'];",
+    );
+    let value = "x".repeat(200_000);
+    let full = (0..100).any(|number| {
+        let answer = server.command(&format!("set filler{number} 0 0 {}\r\n{value}", value.len()));
+        answer.starts_with("SERVER_ERROR out of memory")
+    });
+    assert!(full);
+    late.say("go on");
+    let ran = late.finish();
+    assert_refused(&ran);
+    assert!(ran.stderr.contains("memory"), "{ran}");
+    assert_eq!(place.stored(ID).unwrap(), b"n|i:1;");
+    assert_eq!(place.run("session_id(ID); session_start(); echo $_SESSION['n'];"), "1");
 }
 
 fn too_large(protocol: &str) {

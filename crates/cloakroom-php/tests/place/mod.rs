@@ -73,7 +73,10 @@ impl Place {
         match self {
             Place::Files(directory) => directory.path().display().to_string(),
             Place::Redis(server) => server.native(),
-            Place::Memcached(ring) => format!("memcached://{}{}", ring.list(), ring.options),
+            Place::Memcached(ring) => match &ring.servers[..] {
+                [server] => format!("{}{}", server.url(), ring.options),
+                _ => format!("memcached://{}{}", ring.list(), ring.options),
+            },
         }
     }
 
@@ -147,6 +150,11 @@ impl Place {
 }
 
 impl Ring {
+    /// Whether it answers nothing else, so that a test cannot look into it.
+    pub(crate) fn speaks_binary_alone(&self) -> bool {
+        self.servers.iter().any(|server| server.url().contains('@'))
+    }
+
     /// The servers as php-memcached takes them.
     pub(crate) fn list(&self) -> String {
         let addresses: Vec<String> = match &self.proxies[..] {
