@@ -168,6 +168,11 @@ impl Memcached {
     #[track_caller]
     pub fn set(&self, key: &str, value: impl AsRef<[u8]>) {
         let value = value.as_ref();
+        if self.login == Login::Sasl {
+            let packets = self.packets(0x01, &[0; 8], key, value);
+            assert_eq!(packets[0].0, 0, "set {key}");
+            return;
+        }
         let command = format!("set {key} 0 0 {}\r\n", value.len());
         let answer = self.talk(&[command.as_bytes(), value, b"\r\nquit\r\n"].concat(), |_| false);
         assert_eq!(answer, b"STORED\r\n", "set {key}");
@@ -176,10 +181,32 @@ impl Memcached {
     /// The value of an item.
     #[track_caller]
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        if self.login == Login::Sasl {
+            return self
+                .packets(0x00, &[], key, &[])
+                .pop()
+                .filter(|(status, ..)| *status == 0)
+                .map(|got| got.2);
+        }
         let answer = self.talk(format!("get {key}\r\nquit\r\n").as_bytes(), |_| false);
         let value = answer.strip_suffix(b"\r\nEND\r\n")?;
         let head = value.iter().position(|byte| *byte == b'\n')?;
         Some(value[head + 1..].to_vec())
+    }
+
+    /// Removes an item, and says whether it was there.
+    #[track_caller]
+    pub fn delete(&self, key: &str) -> bool {
+        match self.login {
+            Login::Sasl => self.packets(0x04, &[], key, &[])[0].0 == 0,
+            Login::None | Login::Ascii => self.command(&format!("delete {key}")) == "DELETED\r\n",
+        }
+    }
+
+    /// How many items it has; [`Memcached::keys`] names them, but where there is nothing than the binary protocol.
+    #[track_caller]
+    pub fn items(&self) -> u64 {
+        self.stat("curr_items")
     }
 
     /// The keys of all items; characters that URLs encode are as in one.
@@ -202,6 +229,11 @@ impl Memcached {
     /// A number of its `stats`.
     #[track_caller]
     pub fn stat(&self, name: &str) -> u64 {
+        if self.login == Login::Sasl {
+            let stats = self.packets(0x10, &[], "", &[]);
+            let (.., value) = stats.into_iter().find(|(_, its, _)| its == name).expect("it has that");
+            return String::from_utf8(value).unwrap().parse().unwrap();
+        }
         let stats = self.command("stats");
         let value = stats.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
         value.unwrap_or_else(|| panic!("no {name} in {stats}")).parse().unwrap()
@@ -237,6 +269,28 @@ impl Memcached {
         self.process.lock().unwrap().thaw();
     }
 
+    /// What a command of the binary protocol is answered with: status, key and value of each packet.
+    #[track_caller]
+    fn packets(&self, opcode: u8, extras: &[u8], key: &str, value: &[u8]) -> Vec<(u16, String, Vec<u8>)> {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let user = format!("{USER}\0{USER}\0{PASSWORD}");
+            stream.write_all(&packet(0x21, &[], "PLAIN", user.as_bytes()))?;
+            stream.write_all(&packet(opcode, extras, key, value))?;
+            assert_eq!(read_packet(&mut stream)?.0, 0, "memcached knows the user");
+            let mut packets = Vec::new();
+            loop {
+                packets.push(read_packet(&mut stream)?);
+                // Stats go on up to one without a name.
+                if opcode != 0x10 || packets.last().is_some_and(|(_, key, _)| key.is_empty()) {
+                    return std::io::Result::Ok(packets);
+                }
+            }
+        };
+        ask().unwrap_or_else(|error| panic!("ask memcached: {error}"))
+    }
+
     /// Sends the bytes, after logging in where that is asked for, and reads until the answer is whole, or the server closes.
     #[track_caller]
     fn talk(&self, bytes: &[u8], whole: fn(&[u8]) -> bool) -> Vec<u8> {
@@ -256,6 +310,26 @@ impl Memcached {
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+fn packet(opcode: u8, extras: &[u8], key: &str, value: &[u8]) -> Vec<u8> {
+    let body = (extras.len() + key.len() + value.len()) as u32;
+    let mut bytes = vec![0x80, opcode, 0, key.len() as u8, extras.len() as u8, 0, 0, 0];
+    bytes.extend(body.to_be_bytes());
+    bytes.extend([0; 12]);
+    bytes.extend([extras, key.as_bytes(), value].concat());
+    bytes
+}
+
+fn read_packet(stream: &mut impl Read) -> std::io::Result<(u16, String, Vec<u8>)> {
+    let mut head = [0; 24];
+    stream.read_exact(&mut head)?;
+    let mut body = vec![0; u32::from_be_bytes([head[8], head[9], head[10], head[11]]) as usize];
+    stream.read_exact(&mut body)?;
+    let extras = usize::from(head[4]);
+    let value = body.split_off(extras + usize::from(u16::from_be_bytes([head[2], head[3]])));
+    let key = String::from_utf8_lossy(&body[extras..]).into_owned();
+    Ok((u16::from_be_bytes([head[6], head[7]]), key, value))
+}
 
 fn log_in(mut stream: TcpStream, login: Login) -> std::io::Result<TcpStream> {
     if login == Login::Ascii {

@@ -51,6 +51,7 @@ fn main() {
         case("a_cluster_moves_a_slot_with_its_keys_and_back", &[Need::Redis], cluster_moves_slots),
         case("a_replica_takes_over_the_slots_of_a_dead_master", &[Need::Redis], cluster_fails_over),
         case("a_cluster_speaks_tls_and_asks_for_its_password", &[Need::Redis], cluster_tls),
+        case("memcached_is_looked_into_however_it_is_reached", &[Need::MemcachedSasl], memcached_reached),
         case("memcached_restarts_empty_on_its_port", &[Need::Memcached], memcached),
         case("the_proxy_counts_awaited_exchanges_and_records_them", &[], proxy_counts),
         case("the_proxy_delays_both_directions_and_keeps_the_order", &[], proxy_delay),
@@ -285,6 +286,24 @@ fn cluster_tls() {
     // The ports that it announces are those with TLS.
     assert!(answer(&["-a", "pw", "CLUSTER", "SLOTS"]).contains(&to.port().to_string()));
     assert!(answer(&["GET", "foo"]).starts_with("NOAUTH"));
+}
+
+fn memcached_reached() {
+    for memcached in
+        [Memcached::start(), Memcached::sasl(), Memcached::ascii_auth(), Memcached::tls(), Memcached::unix()]
+    {
+        let reached = memcached.url();
+        assert_eq!(
+            (memcached.get("k"), memcached.delete("k"), memcached.items()),
+            (None, false, 0),
+            "{reached}"
+        );
+        memcached.set("k", "a\r\nb");
+        assert_eq!((memcached.get("k"), memcached.items()), (Some(b"a\r\nb".to_vec()), 1), "{reached}");
+        assert!(memcached.delete("k"), "{reached}");
+        memcached.restart();
+        assert_eq!(memcached.items(), 0, "{reached}");
+    }
 }
 
 fn memcached() {
