@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use cloakroom::{ErrorKind, Extent, Gravity};
 use testbed::memcached::Memcached;
+use testbed::need::Need;
 use testbed::suite::{Case, case};
 
 use crate::MEMCACHED;
@@ -19,6 +20,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("other_sizes_of_items_are_noted", MEMCACHED, item_sizes),
         case("the_sessions_of_all_servers_are_named_once", MEMCACHED, named_once),
         case("a_server_that_dumps_nothing_names_no_session", MEMCACHED, no_dump),
+        case("a_server_with_sasl_says_the_same", &[Need::MemcachedSasl], sasl),
+        case("other_links_say_the_same", MEMCACHED, other_links),
         case("the_binary_protocol_names_no_session", MEMCACHED, binary_names_nothing),
     ]
 }
@@ -35,18 +38,43 @@ fn found(server: &Memcached, gravity: Gravity) -> Vec<String> {
     findings.into_iter().filter(|finding| finding.gravity == gravity).map(|finding| finding.what).collect()
 }
 
+/// What is said of a server with which all is well.
+const SOUND: [&str; 2] = [
+    "the server keeps sessions in memory alone: a restart logs everybody out",
+    "once its 64 MB are full, the server removes the sessions that were not used for longest",
+];
+
 fn noted() {
     let server = Memcached::start();
-    assert_eq!(
-        found(&server, Gravity::Note),
-        [
-            "the server keeps sessions in memory alone: a restart logs everybody out",
-            "once its 64 MB are full, the server removes the sessions that were not used for longest",
-        ]
-    );
+    assert_eq!(found(&server, Gravity::Note), SOUND);
     assert_eq!((found(&server, Gravity::Risk), found(&server, Gravity::Unsafe)), (vec![], vec![]));
     // A worker asks none that it has not used.
     assert_eq!(store(&url(&server)).inspect(Extent::Connected, soon()).unwrap(), []);
+}
+
+fn sasl() {
+    let server = Memcached::sasl();
+    let findings = store(&server.url()).inspect(Extent::Whole, soon()).unwrap();
+    let texts: Vec<String> = findings.into_iter().map(|finding| finding.what).collect();
+    assert_eq!(texts, SOUND);
+    let mut store = store(&server.url());
+    assert!(!store.guarantees().listing);
+    assert_eq!(store.list(&mut |_| true, soon()).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+fn other_links() {
+    let servers = [Memcached::unix(), Memcached::tls(), Memcached::start()];
+    let urls: Vec<String> = servers.iter().map(Memcached::url).collect();
+    for url in [
+        urls[0].clone(),
+        urls[1].clone(),
+        format!("{}?protocol=binary", urls[2]),
+        format!("{}?protocol=ascii", urls[2]),
+    ] {
+        let findings = store(&url).inspect(Extent::Whole, soon()).unwrap();
+        let texts: Vec<String> = findings.into_iter().map(|finding| finding.what).collect();
+        assert_eq!(texts, SOUND, "{url}");
+    }
 }
 
 /// More than fits into its memory.
