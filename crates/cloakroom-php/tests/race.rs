@@ -169,13 +169,6 @@ fn finish(workers: Vec<Running>) -> Vec<usize> {
 }
 
 fn total(place: &Place) -> usize {
-    if let Place::Memcached(ring) = place
-        && ring.speaks_binary_alone()
-    {
-        let count =
-            place.run("session_id(ID); session_start(['read_and_close' => true]); echo $_SESSION['n'];");
-        return count.parse().unwrap();
-    }
     let record = String::from_utf8(place.stored(ID).expect("a session")).unwrap();
     let count = record.strip_prefix("n|i:").and_then(|rest| rest.strip_suffix(';'));
     count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("not a counter: {record:?}"))

@@ -150,11 +150,6 @@ impl Place {
 }
 
 impl Ring {
-    /// Whether it answers nothing else, so that a test cannot look into it.
-    pub(crate) fn speaks_binary_alone(&self) -> bool {
-        self.servers.iter().any(|server| server.url().contains('@'))
-    }
-
     /// The servers as php-memcached takes them.
     pub(crate) fn list(&self) -> String {
         let addresses: Vec<String> = match &self.proxies[..] {
