@@ -27,6 +27,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "replicas: replicas have a write before the lock is free",
             replicas_have_a_write_before_the_lock_is_free,
         ),
+        (
+            "replicas: a copy that missed a write is not taken for a newer record",
+            a_copy_that_missed_a_write_is_not_taken_for_a_newer_record,
+        ),
         ("replicas: without a lock replicas follow, too", without_a_lock_replicas_follow_too),
         (
             "replicas: with replicas a removed server takes no session along",
@@ -100,6 +104,45 @@ fn a_session_that_a_replica_missed_the_end_of_stays_deleted() {
         }
         assert_eq!(read(three.store().as_mut(), &id(session)).unwrap_or_default(), b"");
     }
+}
+
+/// Where a replica is also who stands in for the session's server, what it has is newer only if it stood in.
+fn a_copy_that_missed_a_write_is_not_taken_for_a_newer_record() {
+    let three = Three::proxied("replicas=1&remove_failed_servers=1&lock=own");
+    let ids = (0..1000).map(|number| format!("user{number}")).filter(|id| three.home(id) == 0);
+    let sessions: Vec<String> = ids.take(8).collect();
+    let all = |bytes: &[u8]| {
+        let mut store = three.store();
+        for session in &sessions {
+            put(store.as_mut(), &id(session), bytes);
+        }
+    };
+    let away = |at: usize, away: bool| {
+        three.proxies[at].refuse(away);
+        three.proxies[at].cut_now();
+    };
+    let expected = |bytes: &[u8]| {
+        let mut store = three.store();
+        for session in &sessions {
+            assert_eq!(read(store.as_mut(), &id(session)).unwrap(), bytes, "{session}");
+        }
+    };
+    all(b"n|i:1;");
+    away(1, true);
+    all(b"n|i:2;");
+    away(1, false);
+    expected(b"n|i:2;");
+    away(0, true);
+    all(b"n|i:3;");
+    expected(b"n|i:3;");
+    away(0, false);
+    assert_eq!(three.record(0, &sessions[0]).unwrap(), b"n|i:2;", "the old record is back");
+    expected(b"n|i:3;");
+    all(b"n|i:4;");
+    away(1, true);
+    all(b"n|i:5;");
+    away(1, false);
+    expected(b"n|i:5;");
 }
 
 /// Or an older copy could overtake a newer one.

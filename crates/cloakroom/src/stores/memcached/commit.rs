@@ -148,7 +148,8 @@ impl Memcached {
         let changing = ask(change, &place.session, version);
         let unlocking = Ask::Remove { key: &place.lock, version: held.version() };
         // What other servers have must follow before anybody else has the lock.
-        let spreads = change != Change::Keep && (held.newer.is_some() || !place.replicas.is_empty());
+        let spreads = change != Change::Keep
+            && (held.newer.is_some() || !place.replicas.is_empty() || place.marked == Some(place.session_at));
         let (session, unlocked) = match (changing, place.together() && !spreads) {
             (Some(changing), true) => {
                 let [session, unlocked] = self.attempt(place.session_at, [changing, unlocking], by)?;

@@ -4,6 +4,9 @@
 //! goes home, over the old record; then the newer one is removed by its version, which is also what refuses a late writer.
 //! Until that was answered, nothing counts as written: the newer record is what everybody reads.
 //!
+//! Where the stand-in is a replica of the session's server, too, a copy must not be taken for a newer record: there, what was
+//! written while the server was away has a mark beside it (`<prefix>away.<id>`).
+//!
 //! A session that is deleted while its server is away leaves an empty record with the stand-in: the server may come back
 //! with the old one.
 
@@ -46,7 +49,8 @@ impl Memcached {
         by: Deadline,
     ) -> Result<Option<Elsewhere>> {
         if let Some(at) = place.displaced
-            && let Some(item) = self.look_at_copy(at, place, by)?
+            && (place.marked != Some(at) || self.look_at_copy(at, &place.mark, by)?.is_some())
+            && let Some(item) = self.look_at_copy(at, &place.session, by)?
         {
             return Ok(Some(Elsewhere { value: item.value, newer: Some(item.version) }));
         }
@@ -58,16 +62,16 @@ impl Memcached {
             self.ask_again(&[home], &place.session, by);
         }
         for at in &place.copies {
-            if let Some(item) = self.look_at_copy(*at, place, by)? {
+            if let Some(item) = self.look_at_copy(*at, &place.session, by)? {
                 return Ok(Some(Elsewhere { value: item.value, newer: None }));
             }
         }
         Ok(None)
     }
 
-    /// The record on this server; none where it does not answer.
-    fn look_at_copy(&mut self, at: usize, place: &Place, by: Deadline) -> Result<Option<Item>> {
-        match self.insist(at, [Ask::Get { key: &place.session }], by) {
+    /// What is on this server; nothing where it does not answer.
+    fn look_at_copy(&mut self, at: usize, key: &[u8], by: Deadline) -> Result<Option<Item>> {
+        match self.insist(at, [Ask::Get { key }], by) {
             Ok([answer]) => self.item(at, answer),
             Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout) => Ok(None),
             Err(error) => Err(error),
@@ -110,23 +114,36 @@ impl Memcached {
         if let (Some(at), Some(version)) = (place.displaced, held.newer)
             && change != Change::Keep
         {
-            let removed = self.insist(at, [Ask::Remove { key: &place.session, version }], by);
+            let (remove, unmark) =
+                (Ask::Remove { key: &place.session, version }, Ask::Delete { key: &place.mark });
+            let removed = match place.marked {
+                Some(_) => self.insist(at, [remove, unmark], by).map(|[removed, _]| removed),
+                None => self.insist(at, [remove], by).map(|[removed]| removed),
+            };
             match removed.map_err(crate::Error::maybe_applied)? {
-                [Answer::Done | Answer::Missing] => {}
-                [Answer::Refused(refusal)] => return Err(self.clients[at].refusal(&refusal).maybe_applied()),
+                Answer::Done | Answer::Missing => {}
+                Answer::Refused(refusal) => return Err(self.clients[at].refusal(&refusal).maybe_applied()),
                 _ => return Err(self.lost(held)),
             }
         }
-        self.replicate(place, change, by);
-        Ok(())
+        self.replicate(place, change, by)
     }
 
-    /// Copies the record to the replicas. One that cannot be reached goes without.
-    pub(super) fn replicate(&mut self, place: &Place, change: Change<'_>, by: Deadline) {
-        let (Change::Write(value, ttl) | Change::Touch(value, ttl)) = change else { return };
-        let set = Ask::Set { key: &place.session, value, expiry: Expiry::after(ttl) };
+    /// Marks what is newer than its server's, and copies the record to the replicas. One that cannot be reached goes
+    /// without.
+    pub(super) fn replicate(&mut self, place: &Place, change: Change<'_>, by: Deadline) -> Result<()> {
+        let (Change::Write(value, ttl) | Change::Touch(value, ttl)) = change else { return Ok(()) };
+        let (at, expiry) = (place.session_at, Expiry::after(ttl));
+        if place.marked == Some(at) {
+            let marked = self.insist(at, [Ask::Set { key: &place.mark, value: b"1", expiry }], by);
+            if let [Answer::Refused(refusal)] = marked.map_err(crate::Error::maybe_applied)? {
+                return Err(self.clients[at].refusal(&refusal).maybe_applied());
+            }
+        }
+        let set = Ask::Set { key: &place.session, value, expiry };
         for at in &place.replicas {
             let _ = self.insist(*at, [set], by.within(COPYING));
         }
+        Ok(())
     }
 }

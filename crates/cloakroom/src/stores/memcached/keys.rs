@@ -14,6 +14,8 @@ pub(super) struct Place {
     pub(super) lock: Vec<u8>,
     /// Who waits for the lock, first come first; on the lock's server.
     pub(super) queue: Vec<u8>,
+    /// Marks a record that is newer than that of the session's server, where it could be taken for a copy of it.
+    pub(super) mark: Vec<u8>,
     /// The index of the session's server.
     pub(super) session_at: usize,
     /// The index of the lock's server.
@@ -22,6 +24,8 @@ pub(super) struct Place {
     pub(super) displaced: Option<usize>,
     /// The session's own server while another one stands in for it.
     pub(super) away: Option<usize>,
+    /// Who stands in, where it has copies as a replica, too.
+    pub(super) marked: Option<usize>,
     /// Who has a copy of every write.
     pub(super) replicas: Vec<usize>,
     /// Who may have a copy of a session that is at none of the places above.
@@ -53,10 +57,12 @@ impl Place {
             session,
             lock,
             queue: key("wait."),
+            mark: key("away."),
             session_at: route.session,
             lock_at: route.lock,
             displaced: route.displaced,
             away: route.away,
+            marked: route.marked,
             replicas: route.replicas,
             copies: route.copies,
             short_of_replicas: route.short_of_replicas,

@@ -6,6 +6,7 @@
 //! | `<prefix><id>` | the session: the bytes of PHP's serializer, with flags 0 and a life in whole seconds |
 //! | `<prefix>lock.<id>` | the lock: `cloakroom:<32 hex>:<host>:<pid>`; anything else is a native handler's (`1`) |
 //! | `<prefix>wait.<id>` | those who wait, first come first: 16 hex digits of each one's token (60 s) |
+//! | `<prefix>away.<id>` | `1` where a replica has stood in for the session's server: what it has is newer |
 //!
 //! The lock is on the server that the ring names for `lock.<id>`, as php-memcached has it, and the queue beside it. With
 //! `lock=own` both are on the session's server. A lock lives for its lease and up to two seconds more, since Memcached
@@ -137,7 +138,7 @@ impl Memcached {
         &mut self,
         by: Deadline,
         mut once: impl FnMut(&mut Self) -> Result<T>,
-        undo: impl Fn(&mut Self, T) -> Result<()>,
+        undo: impl Fn(&mut Self, T),
     ) -> Result<T> {
         for _ in 0..2 * self.clients.len() {
             let before = self.pool.changes();
@@ -146,7 +147,7 @@ impl Memcached {
                 return done;
             }
             if let Ok(done) = done {
-                undo(self, done)?;
+                undo(self, done);
             }
         }
         once(self)
@@ -250,13 +251,13 @@ impl Memcached {
             }
             Hold::Unlocked(seen) => {
                 let committed = self.write_unlocked(&place, &seen, change, by)?;
-                self.replicate(&place, change, by);
+                self.replicate(&place, change, by)?;
                 Ok(committed)
             }
             Hold::Version(version) => {
                 let committed = self.write_versioned(&place, &version, change, by)?;
                 if !matches!(committed, Committed::Conflict(_)) {
-                    self.replicate(&place, change, by);
+                    self.replicate(&place, change, by)?;
                 }
                 Ok(committed)
             }
@@ -292,16 +293,17 @@ impl Store for Memcached {
             let own = store.look(&place, by)?;
             Ok(own.is_some() || store.look_elsewhere(&place, None, by)?.is_some())
         };
-        self.routed(by, once, |_, _| Ok(()))
+        self.routed(by, once, |_, _| {})
     }
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
-        let undo = |store: &mut Self, opened: Opened| match opened.hold {
-            Hold::Lease(lease) => {
-                let held: Arc<Held> = lease.into_inner()?;
-                store.commit_held(&held, Change::Keep, by).map(drop)
+        let undo = |store: &mut Self, opened: Opened| {
+            if let Hold::Lease(lease) = opened.hold
+                && let Ok(held) = lease.into_inner::<Arc<Held>>()
+            {
+                // What cannot be released is remembered.
+                let _ = store.commit_held(&held, Change::Keep, by);
             }
-            _ => Ok(()),
         };
         self.routed(by, |store| store.open_once(id, access, by), undo)
     }

@@ -53,6 +53,8 @@ pub(super) struct Route {
     pub(super) replicas: Vec<usize>,
     /// The session's own server while another one stands in for it.
     pub(super) away: Option<usize>,
+    /// Who stands in, where it has copies as a replica, too: what is newer is marked there.
+    pub(super) marked: Option<usize>,
     /// Who may have a copy of a session that is at none of the places above.
     pub(super) copies: Vec<usize>,
     /// Whether some who should have a copy do not answer.
@@ -87,20 +89,23 @@ impl Pool {
             }
             LockPlace::Own => (home, session),
         };
-        let displaced = match self.remove_failed_after {
+        let away = (session != home).then_some(home);
+        let stand_in = match self.remove_failed_after {
             Some(_) if session == home => Some(self.beside(home, id)).filter(|other| *other != home),
-            _ => None,
+            _ => away.map(|_| session),
         };
+        let marked = stand_in.filter(|at| self.next(home).any(|next| next == *at));
         let mut retry = vec![home, lock_home];
         retry.dedup();
         retry.retain(|at| self.health[*at].left_out && !self.rests(*at));
         let replicas: Vec<usize> = self.after(session).collect();
-        let copies = self.after(home).filter(|at| *at != session && Some(*at) != displaced).collect();
+        let copies = self.after(home).filter(|at| *at != session).collect();
         Route {
             session,
             lock,
-            displaced,
-            away: (session != home).then_some(home),
+            displaced: stand_in.filter(|_| away.is_none()),
+            away,
+            marked,
             short_of_replicas: replicas.len() < self.replicas,
             replicas,
             copies,
@@ -135,11 +140,14 @@ impl Pool {
     }
 
     /// The next servers of the list, as libmemcached replicates.
-    fn after(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+    fn next(&self, at: usize) -> impl Iterator<Item = usize> + use<> {
         let count = self.servers.len();
-        (1..=self.replicas)
-            .map(move |step| (at + step) % count)
-            .filter(|at| !self.health[*at].left_out && !self.rests(*at))
+        (1..=self.replicas).map(move |step| (at + step) % count)
+    }
+
+    /// Those of them that answer.
+    fn after(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        self.next(at).filter(|at| !self.health[*at].left_out && !self.rests(*at))
     }
 
     /// The server itself, or where the key goes while it is left out.
