@@ -225,7 +225,8 @@ fn a_late_writer_is_refused_where_the_newer_record_changed() {
 }
 
 fn a_cut_at_any_step_of_taking_a_session_home_loses_nothing_that_was_acknowledged() {
-    let three = Three::proxied("remove_failed_servers=1");
+    // The stand-in is asked for nothing but the session.
+    let three = Three::proxied("remove_failed_servers=1&lock=own");
     let proxies = &three.proxies;
     let session = three.id_on(0);
     three.servers[0].kill();
