@@ -13,7 +13,9 @@ pub(crate) fn cases() -> Vec<Case> {
         |name: &str, servers: usize, sessions: usize, settings: &'static [(&str, &str)], options: &str| {
             let name = format!("ring: php-memcached and we have a session on the same server, {name}");
             let options = options.to_owned();
-            case(name, beside, move || php_memcached_and_we_agree(servers, sessions, settings, &options))
+            case(name, beside, move || {
+                php_memcached_and_we_agree(some(servers), sessions, settings, &options);
+            })
         };
     vec![
         agree("with one server", 1, 500, &[], ""),
@@ -33,6 +35,15 @@ pub(crate) fn cases() -> Vec<Case> {
             "?distribution=modula",
         ),
         case(
+            "ring: php-memcached and we have a session on the same server, with three sockets",
+            beside,
+            || {
+                let weighted = &[("memcached.sess_consistent_hash_type", "ketama_weighted")];
+                php_memcached_and_we_agree(sockets(), 1000, &[], "");
+                php_memcached_and_we_agree(sockets(), 1000, weighted, "?distribution=ketama_weighted");
+            },
+        ),
+        case(
             "ring: what php-memcached moves away from a dead server is where we look for it",
             beside,
             what_php_memcached_moves_away_from_a_dead_server_is_where_we_look_for_it,
@@ -46,6 +57,16 @@ fn some(count: usize) -> (Vec<Memcached>, String) {
     let members = servers.iter().zip([1, 3, 2]);
     let list: Vec<String> =
         members.map(|(server, weight)| format!("{}:{weight}", server.address())).collect();
+    (servers, list.join(","))
+}
+
+/// The same by their sockets.
+fn sockets() -> (Vec<Memcached>, String) {
+    let servers: Vec<Memcached> = (0..3).map(|_| Memcached::unix()).collect();
+    let members = servers.iter().zip([1, 3, 2]);
+    let list: Vec<String> = members
+        .map(|(server, weight)| format!("{}:0:{weight}", server.url().trim_start_matches("memcached://")))
+        .collect();
     (servers, list.join(","))
 }
 
@@ -73,8 +94,12 @@ fn script(list: &str, sessions: usize) -> Script {
         .ini("session.cache_limiter", "")
 }
 
-fn php_memcached_and_we_agree(count: usize, sessions: usize, settings: &[(&str, &str)], options: &str) {
-    let (servers, list) = some(count);
+fn php_memcached_and_we_agree(
+    (servers, list): (Vec<Memcached>, String),
+    sessions: usize,
+    settings: &[(&str, &str)],
+    options: &str,
+) {
     let mut script = script(&list, sessions);
     for (name, value) in settings {
         script = script.ini(name, value);
