@@ -1,13 +1,11 @@
 //! Three servers of a ring.
 
-use std::time::Duration;
-
-use cloakroom::{Settings, Store};
+use cloakroom::{Change, Store};
 use testbed::memcached::Memcached;
 use testbed::proxy::Proxy;
 
 use crate::key;
-use crate::worker::{id, put, store, store_with};
+use crate::worker::{id, lock, put, soon, store};
 
 /// Three servers, and a URL of them.
 pub(crate) struct Three {
@@ -33,19 +31,14 @@ impl Three {
         Three { servers, proxies, url }
     }
 
-    /// An id whose session is on this server.
+    /// An id whose session is on this server, and whose lock is on another one: what hangs there must not keep the lock.
     pub(crate) fn id_on(&self, at: usize) -> String {
-        (0..1000).map(|number| format!("session{number}")).find(|session| self.home(session) == at).unwrap()
+        let mut ids = (0..1000).map(|number| format!("session{number}"));
+        ids.find(|session| self.home(session) == at && self.lock_home(session) != at).unwrap()
     }
 
     pub(crate) fn store(&self) -> Box<dyn Store> {
-        // A server that hangs is given up soon, and what it does later ends soon.
-        let settings = Settings {
-            timeout: Duration::from_secs(1),
-            lease: Duration::from_secs(2),
-            ..Settings::default()
-        };
-        store_with(&self.url, settings)
+        store(&self.url)
     }
 
     /// The servers that have this session.
@@ -66,11 +59,26 @@ impl Three {
 
     /// Where the session is while all servers answer.
     pub(crate) fn home(&self, session: &str) -> usize {
+        put(self.apart(session).as_mut(), &id(session), b"here");
+        self.keeping(&format!("home-of-{session}.{session}"))
+    }
+
+    /// Where its lock is then, but with `lock=own`.
+    fn lock_home(&self, session: &str) -> usize {
+        let mut store = self.apart(session);
+        let (_, hold) = lock(store.as_mut(), &id(session));
+        let at = self.keeping(&format!("home-of-{session}.lock.{session}"));
+        store.commit(&id(session), hold, Change::Keep, soon()).unwrap();
+        at
+    }
+
+    /// The ring sees the id alone, so that a prefix of its own keeps this apart from the session.
+    fn apart(&self, session: &str) -> Box<dyn Store> {
         let plain = self.url.split('?').next().unwrap();
-        let key = format!("home-of-{session}.{session}");
-        // The ring sees the id alone, so that a prefix of its own keeps this apart from the session.
-        let prefix = format!("{plain}?prefix=home-of-{session}.");
-        put(store(&prefix).as_mut(), &id(session), b"here");
-        (0..3).find(|at| self.servers[*at].get(&key).is_some()).unwrap()
+        store(&format!("{plain}?prefix=home-of-{session}."))
+    }
+
+    fn keeping(&self, key: &str) -> usize {
+        (0..3).find(|at| self.servers[*at].get(key).is_some()).unwrap()
     }
 }

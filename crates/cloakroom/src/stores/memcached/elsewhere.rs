@@ -19,7 +19,7 @@ use super::wire::{Answer, Ask, Expiry};
 use crate::{Change, Deadline, ErrorKind, Result};
 
 /// How long a server that is left out may take to answer that it is back.
-const PROBE: Duration = Duration::from_millis(250);
+const PROBE: Duration = Duration::from_millis(500);
 /// How long a copy may keep a request; a server that takes longer goes without for a while.
 const COPYING: Duration = Duration::from_millis(500);
 /// How long a deleted session is remembered where an old record of it may come back.
