@@ -48,7 +48,7 @@ pub(crate) struct Entry {
     /// A save_path of its kind, to ask for its guarantees; nothing is opened.
     pub(crate) example: &'static str,
     pub(crate) start: fn() -> Box<dyn Subject>,
-    /// Cases that what stands before the engine rules out.
+    /// Cases that how the engine is set up rules out.
     pub(crate) without: &'static [&'static str],
 }
 
@@ -98,7 +98,7 @@ fn main() {
 fn trial(entry: &'static Entry, behaviour: &'static Behaviour, guarantees: &Guarantees) -> Case {
     let name = format!("{}: {}", entry.name, behaviour.name);
     let case = case(name, entry.needs, || (behaviour.run)((entry.start)().as_ref()));
-    let kept_out = entry.without.contains(&behaviour.name).then_some("not through this proxy");
+    let kept_out = entry.without.contains(&behaviour.name).then_some("not here, see the entry");
     match (behaviour.not_offered)(guarantees).or(kept_out) {
         Some(reason) => case.skipped(reason),
         None => case,

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use cloakroom::SessionId;
 use cloakroom::stores::redis::RIGHTS;
+use cloakroom::{Access, Change, SessionId};
 use testbed::TempDir;
 use testbed::cluster::Cluster;
 use testbed::memcached::Memcached;
@@ -13,6 +13,7 @@ use testbed::redis::{Program, Redis};
 use testbed::sentinel::Replicated;
 use testbed::twemproxy::Twemproxy;
 
+use crate::worker::{id, soon};
 use crate::{Entry, Subject};
 
 pub(crate) const ENTRIES: &[Entry] = &[
@@ -110,8 +111,44 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "memcached",
         needs: &[Need::Memcached],
         example: "memcached://h",
-        start: || Box::new(Ring::new(vec![Memcached::start()])),
+        start: || Box::new(Ring::new(vec![Memcached::start()], "protocol=ascii")),
         without: &[],
+    },
+    Entry {
+        name: "memcached, meta",
+        needs: &[Need::Memcached],
+        example: "memcached://h",
+        start: || Box::new(Ring::new(vec![Memcached::start()], "protocol=meta")),
+        without: &[],
+    },
+    Entry {
+        name: "memcached, binary and sasl",
+        needs: &[Need::Memcached, Need::MemcachedSasl],
+        example: "memcached://u:p@h",
+        start: || Box::new(SaslServer { server: Memcached::sasl() }),
+        without: &[],
+    },
+    Entry {
+        name: "memcached, tls",
+        needs: &[Need::Memcached],
+        example: "memcacheds://h",
+        start: || Box::new(Ring::new(vec![Memcached::tls()], "")),
+        without: &[],
+    },
+    Entry {
+        name: "memcached, unix socket",
+        needs: &[Need::Memcached],
+        example: "memcached:///s",
+        start: || Box::new(Ring::new(vec![Memcached::unix()], "")),
+        without: &[],
+    },
+    Entry {
+        name: "memcached, ring of three",
+        needs: &[Need::Memcached],
+        example: "memcached://a,b,c",
+        start: || Box::new(Ring::new(vec![Memcached::start(), Memcached::start(), Memcached::start()], "")),
+        // Three where the lock is on another server: see tests/memcached/apart.rs.
+        without: &["a_request_costs_two_exchanges"],
     },
 ];
 
@@ -235,21 +272,25 @@ impl Subject for Clustered {
     }
 }
 
-/// Memcached servers.
+/// Memcached servers that can be looked into.
 struct Ring {
     servers: Vec<Memcached>,
+    options: &'static str,
 }
 
 impl Ring {
-    fn new(servers: Vec<Memcached>) -> Ring {
-        Ring { servers }
+    fn new(servers: Vec<Memcached>, options: &'static str) -> Ring {
+        Ring { servers, options }
     }
 }
 
 impl Subject for Ring {
     fn save_path(&self) -> String {
+        if let ([server], "") = (&self.servers[..], self.options) {
+            return server.url();
+        }
         let servers: Vec<String> = self.servers.iter().map(Memcached::address).collect();
-        format!("memcached://{}", servers.join(","))
+        format!("memcached://{}?{}", servers.join(","), self.options)
     }
 
     fn evict(&self, id: &SessionId) {
@@ -259,6 +300,27 @@ impl Subject for Ring {
 
     fn is_empty(&self) -> bool {
         self.servers.iter().all(|server| server.keys().is_empty())
+    }
+}
+
+/// A Memcached server that takes none but the store's own protocol.
+struct SaslServer {
+    server: Memcached,
+}
+
+impl Subject for SaslServer {
+    fn save_path(&self) -> String {
+        self.server.url()
+    }
+
+    fn evict(&self, id: &SessionId) {
+        let mut store = self.worker();
+        let hold = store.open(id, Access::Unlocked, soon()).unwrap().hold;
+        store.commit(id, hold, Change::Delete, soon()).unwrap();
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.worker().exists(&id("abc"), soon()).unwrap()
     }
 }
 

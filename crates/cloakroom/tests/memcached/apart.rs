@@ -11,6 +11,7 @@ use crate::{LIMIT, MEMCACHED, key, lock_key};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
+        case("a_session_apart_from_its_lock_costs_three_exchanges", MEMCACHED, it_costs_three_exchanges),
         case("with_lock_own_every_session_costs_two_exchanges", MEMCACHED, with_lock_own_it_costs_two),
         case(
             "the_lock_is_held_until_the_write_is_answered",
@@ -89,6 +90,22 @@ impl Apart {
 
 const CHANGES: [Change<'static>; 4] =
     [Change::Write(b"n|i:2;", LIFETIME), Change::Touch(b"n|i:1;", LIFETIME), Change::Keep, Change::Delete];
+
+fn it_costs_three_exchanges() {
+    let apart = Apart::new();
+    let session = id(&apart.session);
+    let mut store = store(&apart.save_path);
+    put(store.as_mut(), &session, b"n|i:1;");
+    for change in CHANGES {
+        let before = store.counters().exchanges;
+        let (_, hold) = lock(store.as_mut(), &session);
+        store.commit(&session, hold, change, soon()).unwrap();
+        let cost = if change == Change::Keep { 2 } else { 3 };
+        assert_eq!(store.counters().exchanges - before, cost, "{change:?}");
+        apart.released();
+    }
+    assert_eq!(apart.value(), None);
+}
 
 fn with_lock_own_it_costs_two() {
     let apart = Apart::new();

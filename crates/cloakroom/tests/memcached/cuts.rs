@@ -166,6 +166,15 @@ fn a_commit_that_cannot_be_repeated_is_unknown() {
         memcached.command(&format!("delete {}", lock_key("abc")));
         proxy.refuse(false);
     }
+    // Nothing was sent: that much is known.
+    let mut store = store(&save_path);
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    proxy.refuse(true);
+    proxy.cut_now();
+    std::thread::sleep(Duration::from_millis(20));
+    let error = store.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Refused), "{error}");
+    assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:2;");
 }
 
 fn a_commit_overtaken_after_a_cut_is_unknown() {

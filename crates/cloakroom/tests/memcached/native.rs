@@ -180,30 +180,28 @@ fn half_and_half() {
     }
 }
 
-/// Nobody has seen a native worker on this session yet.
+/// Nobody has seen a native worker on this session yet, and its looks hardly ever find the lock free by chance.
 fn it_gets_into_a_queue_of_ours() {
     let memcached = Memcached::start();
     put(store(&url(&memcached)).as_mut(), &id("abc"), b"n|i:0;");
     let enough = AtomicBool::new(false);
-    let code = loops(60.0, 1, Duration::ZERO);
-    let native = script(&memcached, &code).ini("memcached.sess_lock_retries", "1000").spawn();
+    let native = script(&memcached, &loops(60.0, 1, Duration::ZERO)).spawn();
     native.wait_for("starts");
     let ran = std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut store = store(&url(&memcached));
                 while !enough.load(Ordering::Relaxed) {
-                    hold_and_increment(store.as_mut(), Duration::from_millis(40));
+                    hold_and_increment(store.as_mut(), Duration::from_millis(300));
                 }
             });
         }
         wait_until("they wait for each other", LIMIT, || waiters(&memcached, "abc") > 2);
-        let since = Instant::now();
         native.say("go");
         let ran = native.finish();
-        println!("got into a queue of four after {:?}", since.elapsed());
         enough.store(true, Ordering::Relaxed);
         ran
     });
-    assert_eq!(ran.stdout, "starts 1 0", "{ran}");
+    let failed = ran.stdout.strip_prefix("starts 1 ").and_then(|failed| failed.parse::<u32>().ok());
+    assert!(failed.is_some_and(|failed| failed <= 8), "{ran}");
 }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cloakroom::{Access, Change, ErrorKind, Settings, Unknown};
@@ -23,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
             MEMCACHED,
             eight_waiters_get_the_lock_in_their_order,
         ),
+        case("who_comes_back_at_once_stands_behind_those_who_wait", MEMCACHED, who_comes_back_at_once),
         case("a_dead_waiter_is_passed_over_and_forgotten", MEMCACHED, a_dead_waiter_is_passed_over),
         case("a_dead_holders_lock_goes_to_the_first_waiter", MEMCACHED, a_dead_holders_lock),
         case("a_waiter_that_is_missing_in_the_queue_joins_again", MEMCACHED, a_missing_waiter_joins_again),
@@ -75,6 +77,32 @@ fn eight_waiters_get_the_lock_in_their_order() {
     });
     assert_eq!(order, [0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(memcached.keys(), [key("abc")], "the queue is gone");
+}
+
+/// Its first lock was free, so that it has met nobody; and it asks before anybody looks.
+fn who_comes_back_at_once() {
+    let memcached = Memcached::start();
+    let mut holder = store(&url(&memcached));
+    let (_, mut hold) = lock(holder.as_mut(), &id("abc"));
+    let had_it = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mut waiter = store(&url(&memcached));
+        let had_it = &had_it;
+        scope.spawn(move || {
+            let (_, hold) = lock(waiter.as_mut(), &id("abc"));
+            had_it.store(true, Ordering::SeqCst);
+            waiter.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+        });
+        wait_until("it waits", LIMIT, || waiters(&memcached, "abc") == 1);
+        for _ in 0..2 {
+            // Longer than a waiter lets pass between two looks, and so that it looks less often.
+            std::thread::sleep(Duration::from_millis(300));
+            holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+            hold = lock(holder.as_mut(), &id("abc")).1;
+        }
+        assert!(had_it.load(Ordering::SeqCst));
+        holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+    });
 }
 
 fn a_dead_waiter_is_passed_over() {

@@ -51,6 +51,7 @@ impl Memcached {
     ) -> Result<Committed> {
         let change = self.prepared(&held.place, held.newer, change, by);
         let committed = self.give_back(held, change, by);
+        self.part(&held.place);
         match &committed {
             Err(error) if error.kind() == ErrorKind::LockLost => self.counted.lost_leases += 1,
             Err(_) => self.remember(held),
@@ -61,6 +62,10 @@ impl Memcached {
 
     fn give_back(&mut self, held: &Arc<Held>, change: Change<'_>, by: Deadline) -> Result<Committed> {
         held.close();
+        // What is sent over a connection that died while it was idle is not known to be lost.
+        for at in [held.place.session_at, held.place.lock_at] {
+            self.clients[at].look_alive(by);
+        }
         if !self.undoubted(held) && !self.still_ours(held, by)? {
             return match change {
                 Change::Keep => Ok(Committed::Done),

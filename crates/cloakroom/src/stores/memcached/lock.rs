@@ -202,19 +202,20 @@ impl Memcached {
         let since = Instant::now();
         let expiry = self.lock_expiry();
         let add = Ask::Add { key: &place.lock, value: token.as_bytes(), expiry };
-        let get = Ask::Get { key: &place.lock };
+        let [get, waiting] = [&place.lock, &place.queue].map(|key| Ask::Get { key });
         let at = place.lock_at;
-        let (added, lock, session) = match place.together() {
+        let (added, lock, waiting, session) = match place.together() {
             true => {
                 let read = Ask::Get { key: &place.session };
-                let [added, lock, session] = self.insist(at, [add, get, read], by)?;
-                (added, lock, Some(session))
+                let [added, lock, waiting, session] = self.insist(at, [add, get, waiting, read], by)?;
+                (added, lock, waiting, Some(session))
             }
             false => {
-                let [added, lock] = self.insist(at, [add, get], by)?;
-                (added, lock, None)
+                let [added, lock, waiting] = self.insist(at, [add, get, waiting], by)?;
+                (added, lock, waiting, None)
             }
         };
+        self.pass_by(place, matches!(waiting, Answer::Item { value, .. } if !value.is_empty()));
         let mut taken = match self.taken(place, (added, lock), token, since, by)? {
             Tried::Taken(taken) => taken,
             busy => return Ok(busy),

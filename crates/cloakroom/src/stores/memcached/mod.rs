@@ -19,8 +19,8 @@
 //! |---|---|---|
 //! | [`exists`](Store::exists) | 1 | `gets session` |
 //! | [`open`](Store::open), read-only, unlocked or versioned | 1 | `gets session` |
-//! | `open`, exclusive | 1 | `add lock`, `gets lock`, `gets session`, in one write |
-//! | and the lock is elsewhere | 2 | `add lock`, `gets lock`; then `gets session` |
+//! | `open`, exclusive | 1 | `add lock`, `gets lock`, `gets wait`, `gets session`, in one write |
+//! | and the lock is elsewhere | 2 | `add lock`, `gets lock`, `gets wait`; then `gets session` |
 //! | and somebody has it | more | `append wait` (or `add wait`), then `gets lock`, `gets wait` again and again, the first waiter with `add lock`; `cas wait` and `gets session` once it has it |
 //! | and nothing is stored, with [`Unknown::Refuse`] | 1 more | the release |
 //! | [`commit`](Store::commit) | 1 | `cas session` (`add` where nothing was stored), `touch`, or for a deletion `cas session` with the expiry -1; and `cas lock` with the expiry -1, in one write |
@@ -210,6 +210,13 @@ impl Memcached {
         Ok(Opened { record, hold: Hold::Lease(lease), renewal: Some(renewal) })
     }
 
+    /// Ends a request: connections are closed where clients find no room.
+    fn rest(&mut self, by: Deadline) {
+        for client in &mut self.clients {
+            client.rest(by);
+        }
+    }
+
     /// After an open that failed: a lock that it may have taken.
     fn abandon(&mut self, held: Arc<Held>, error: &Error, by: Deadline) {
         if error.kind() == ErrorKind::LockBusy {
@@ -305,14 +312,18 @@ impl Store for Memcached {
                 let _ = store.commit_held(&held, Change::Keep, by);
             }
         };
-        self.routed(by, |store| store.open_once(id, access, by), undo)
+        let opened = self.routed(by, |store| store.open_once(id, access, by), undo);
+        if !matches!(&opened, Ok(Opened { hold: Hold::Lease(_) | Hold::Unlocked(_) | Hold::Version(_), .. }))
+        {
+            // No commit follows.
+            self.rest(by);
+        }
+        opened
     }
 
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
         let committed = self.commit_as(id, hold, change, by);
-        for client in &mut self.clients {
-            client.rest(by);
-        }
+        self.rest(by);
         committed
     }
 

@@ -152,6 +152,27 @@ impl Memcached {
         })
     }
 
+    /// Remembers whether others waited for a lock that was asked for without waiting in line: whoever takes it again and again
+    /// before they look would have it for ever.
+    pub(super) fn pass_by(&mut self, place: &Place, others: bool) {
+        if others {
+            self.meet(place);
+        } else if !self.shared(place)
+            && self.company.as_ref().is_some_and(|company| company.lock == place.lock)
+        {
+            self.company = None;
+        }
+    }
+
+    /// Remembers those who wait still when a lock is given back, however long it was held.
+    pub(super) fn part(&mut self, place: &Place) {
+        if let Some(company) = &mut self.company
+            && company.lock == place.lock
+        {
+            company.last = Instant::now();
+        }
+    }
+
     /// Whether native workers come to this lock, too.
     fn shared(&self, place: &Place) -> bool {
         self.company.as_ref().is_some_and(|company| company.lock == place.lock && company.shared())
