@@ -56,6 +56,21 @@ const DEFAULT_PREFIX: &str = "memc.sess.key.";
 /// The default that 3.x gives to what it no longer has.
 const NOT_SET: &str = "not set";
 
+/// What hints of the store say of its URL, in terms of these settings.
+const HINTS: &[(&str, &str)] = &[
+    ("memcached.sess_sasl_username and memcached.sess_sasl_password", LOGIN_OF_URL),
+    (
+        "set memcached.sess_sasl_username and memcached.sess_sasl_password",
+        "name them in session.save_path: memcached://user:password@host",
+    ),
+    (
+        "set memcached.sess_binary_protocol=1, memcached.sess_sasl_username and memcached.sess_sasl_password",
+        "leave protocol= out of session.save_path, and name a user and a password there",
+    ),
+    ("a shorter memcached.sess_prefix", "a shorter prefix="),
+];
+const LOGIN_OF_URL: &str = "the user and the password in session.save_path";
+
 pub(super) fn adopt(config: &mut Config, ini: &dyn Ini) -> Result<()> {
     if !ini.switch(LOCKING) {
         config.lock = false;
@@ -70,6 +85,8 @@ pub(super) fn adopt(config: &mut Config, ini: &dyn Ini) -> Result<()> {
         config.deciding.push((LOCK_EXPIRE, "cloakroom.lease_max"));
     }
     config.options = options(ini)?;
+    let logs_in = config.options.iter().any(|option| option.setting == PASSWORD);
+    config.deciding.extend(HINTS.iter().filter(|(_, ours)| logs_in || *ours != LOGIN_OF_URL));
     Ok(())
 }
 
@@ -208,7 +225,8 @@ mod tests {
 
     #[test]
     fn the_defaults_of_php_memcached_change_nothing() {
-        assert_eq!(with(&[]), ours());
+        let hints = HINTS.iter().filter(|(_, ours)| *ours != LOGIN_OF_URL).copied().collect();
+        assert_eq!(with(&[]), Config { deciding: hints, ..ours() });
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Standing in for php-memcached: what its users rely on, without it, beside it, and in both load orders.
 
 mod registration;
+mod seeds;
 mod sessions;
 mod settings;
 
@@ -16,6 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(registration::cases());
     cases.extend(settings::cases());
     cases.extend(sessions::cases());
+    cases.extend(seeds::cases());
     cases
 }
 

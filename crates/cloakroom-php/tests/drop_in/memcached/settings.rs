@@ -218,6 +218,9 @@ fn bad_values(beside: Beside, server: &Memcached) {
         );
         assert!(refused(&[("memcached.sess_prefix", "a b")]).starts_with("memcached.sess_prefix takes "));
     }
+    let code = "session_id(str_repeat('a', 60)); session_start();";
+    let ran = beside.script(server, code).ini("memcached.sess_prefix", &long[..200]).run();
+    assert!(ran.stderr.contains("hint: set a shorter memcached.sess_prefix, or session.sid_length"), "{ran}");
     // One of the two alone is no login, and no error.
     let code = "session_id(ID); echo session_start() ? cloakroom_status()['store'] : 'refused';";
     let said = beside.script(server, code).ini("memcached.sess_sasl_username", "alice").run().ok();
