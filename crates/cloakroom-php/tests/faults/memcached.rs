@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         on_memcached("a_lock_that_was_evicted_lets_no_two_write", lock_evicted),
         on_memcached("an_evicted_session_is_written_again_under_its_lock", session_evicted),
         on_memcached("a_renewal_ends_with_the_longest_lease", longest_lease),
+        on_memcached("a_server_restarted_between_read_and_write_refuses_the_write", restarted_between),
         on_memcached("a_restarted_server_is_reconnected_without_a_word", restarted_while_idle),
         on_memcached("a_frozen_server_fails_the_start_within_the_timeout", frozen_at_start),
         on_memcached("a_write_to_a_frozen_server_is_unknown", frozen_at_write),
@@ -120,6 +121,16 @@ fn longest_lease(server: &Memcached, place: &Place) {
     held.say("go on");
     assert_refused(&held.finish());
     assert_eq!(place.stored(ID).unwrap(), b"n|i:1;");
+}
+
+fn restarted_between(server: &Memcached, place: &Place) {
+    place.store(ID, b"n|i:1;");
+    let late = holder(place, &[], WRITE_AND_TELL);
+    server.restart();
+    late.say("go on");
+    // The lock was forgotten with the restart.
+    assert_refused(&late.finish());
+    assert_eq!(place.stored(ID), None);
 }
 
 fn restarted_while_idle(server: &Memcached, place: &Place) {
