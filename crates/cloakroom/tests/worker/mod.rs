@@ -72,10 +72,11 @@ pub(crate) fn lock(store: &mut dyn Store, id: &SessionId) -> (Option<Vec<u8>>, H
     (opened.record.map(|record| record.0), opened.hold)
 }
 
-/// The same, where nobody else can have the lock.
+/// The same, where nobody else can have the lock: far sooner than a lease ends. Who gives one back on another server than
+/// the session's does not wait for that.
 #[track_caller]
 pub(crate) fn lock_at_once(store: &mut dyn Store, id: &SessionId) -> (Option<Vec<u8>>, Hold) {
-    let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
+    let at_once = Access::Exclusive { wait: Duration::from_secs(5), unknown: Unknown::Lock };
     let opened = store.open(id, at_once, soon()).unwrap();
     (opened.record.map(|record| record.0), opened.hold)
 }
