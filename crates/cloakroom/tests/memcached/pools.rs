@@ -45,6 +45,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "pools: without a lock a newer record stays where it is",
             without_a_lock_a_newer_record_stays_where_it_is,
         ),
+        (
+            "pools: without a lock a deleted session takes its old record along",
+            without_a_lock_a_deleted_session_takes_its_old_record_along,
+        ),
     ];
     cases.iter().map(|(name, run)| case(*name, MEMCACHED, *run)).collect()
 }
@@ -288,4 +292,32 @@ fn without_a_lock_a_newer_record_stays_where_it_is() {
         assert_eq!(read(three.store().as_mut(), &id(&session)).unwrap(), b"n|i:3;");
         assert_eq!(three.record(0, &session).unwrap(), b"n|i:1;");
     }
+}
+
+fn without_a_lock_a_deleted_session_takes_its_old_record_along() {
+    for access in [Access::Unlocked, Access::Versioned] {
+        let three = Three::with("remove_failed_servers=1");
+        let session = three.session_on(0, b"n|i:1;");
+        three.servers[0].freeze();
+        put(three.store().as_mut(), &id(&session), b"n|i:2;");
+        three.servers[0].thaw();
+        delete(&three, &session, access);
+        assert_eq!(lock_and_keep(three.store().as_mut(), &session).unwrap_or_default(), b"", "{access:?}");
+    }
+    for access in [Access::Unlocked, Access::Versioned] {
+        let three = Three::with("remove_failed_servers=1&replicas=2");
+        let session = three.session_on(0, b"n|i:1;");
+        three.servers[0].freeze();
+        delete(&three, &session, access);
+        three.servers[0].thaw();
+        assert_eq!(three.record(0, &session).unwrap(), b"n|i:1;", "the old record is back");
+        assert_eq!(lock_and_keep(three.store().as_mut(), &session).unwrap_or_default(), b"", "{access:?}");
+    }
+}
+
+fn delete(three: &Three, session: &str, access: Access) {
+    let mut store = three.store();
+    let opened = store.open(&id(session), access, soon()).unwrap();
+    assert!(opened.record.is_some());
+    store.commit(&id(session), opened.hold, Change::Delete, soon()).unwrap();
 }

@@ -237,7 +237,6 @@ impl Memcached {
     ) -> Result<Committed> {
         let at = place.session_at;
         let key = &place.session;
-        let change = self.prepared(place, None, change, by);
         match change {
             Change::Keep => Ok(Committed::Done),
             Change::Delete => match self.insist(at, [Ask::Delete { key }], by)? {
@@ -307,7 +306,6 @@ impl Memcached {
         by: Deadline,
     ) -> Result<Committed> {
         let at = place.session_at;
-        let change = self.prepared(place, None, change, by);
         let Some(asked) = ask(change, &place.session, number(seen)) else { return Ok(Committed::Done) };
         match self.insist(at, [asked], by)? {
             [Answer::Done] => Ok(Committed::Done),

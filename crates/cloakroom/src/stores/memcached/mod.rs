@@ -247,7 +247,10 @@ impl Memcached {
             Hold::Version(version) => commit::server(version),
             Hold::Lease(_) | Hold::ReadOnly => None,
         };
-        place.session_at = read_at.unwrap_or(place.session_at);
+        if let Some(at) = read_at.filter(|at| *at != place.session_at) {
+            // What is at home is older, and must not come back with a deletion.
+            place.away = Some(std::mem::replace(&mut place.session_at, at));
+        }
         match hold {
             Hold::Lease(lease) => {
                 let held: Arc<Held> = lease.into_inner()?;
@@ -257,11 +260,13 @@ impl Memcached {
                 }
             }
             Hold::Unlocked(seen) => {
+                let change = self.prepared(&place, None, change, by);
                 let committed = self.write_unlocked(&place, &seen, change, by)?;
                 self.replicate(&place, change, by)?;
                 Ok(committed)
             }
             Hold::Version(version) => {
+                let change = self.prepared(&place, None, change, by);
                 let committed = self.write_versioned(&place, &version, change, by)?;
                 if !matches!(committed, Committed::Conflict(_)) {
                     self.replicate(&place, change, by)?;
