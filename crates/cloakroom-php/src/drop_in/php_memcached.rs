@@ -147,7 +147,9 @@ fn options(ini: &dyn Ini) -> Result<Vec<StoreOption>> {
                 .hint("it takes ketama or ketama_weighted"));
         }
     }
-    let replicas = ini.number(REPLICAS);
+    // libmemcached makes and deletes copies by the binary protocol alone: of a session that it destroys by text, ours would
+    // stay.
+    let replicas = if ini.switch(BINARY) { ini.number(REPLICAS) } else { 0 };
     if replicas > 0 {
         say("replicas", replicas.to_string(), REPLICAS);
         let randomize = "memcached.sess_randomize_replica_read";
@@ -251,6 +253,10 @@ mod tests {
                 ],
             ),
             (&[("sess_randomize_replica_read", "1")], &[]),
+            (
+                &[("sess_number_of_replicas", "1"), ("sess_binary_protocol", "0")],
+                &["protocol=ascii by sess_binary_protocol"],
+            ),
             (
                 &[("sess_remove_failed_servers", "1")],
                 &["remove_failed_servers=1 by sess_remove_failed_servers"],

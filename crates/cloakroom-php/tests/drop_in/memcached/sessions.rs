@@ -20,6 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(wherever_ours("a_killed_script_locks_nobody_out", killed_script));
     cases.push(on(Beside::Later, "the_same_script_leaves_the_same_items", same_items));
     cases.push(on(Beside::Later, "each_reads_writes_and_destroys_the_others_sessions", both_ways));
+    cases.push(on(Beside::Later, "what_php_memcached_destroys_has_no_copy_left", copies_are_destroyed));
     cases.push(on(Beside::Later, "each_waits_for_the_others_lock", wait_for_each_other));
     cases
 }
@@ -220,6 +221,21 @@ fn both_ways(beside: Beside, server: &Memcached) {
         assert_eq!(first.run(server, read), "[]");
         server.command(&format!("delete {KEY}"));
         assert_eq!(keys(server), [""; 0], "{first:?} first");
+    }
+}
+
+fn copies_are_destroyed(beside: Beside, server: &Memcached) {
+    let other = Memcached::start();
+    let list = format!("{},{}", server.address(), other.address());
+    for binary in ["0", "1"] {
+        let script = |side: Beside, code: &str| {
+            let script = side.at(&list, code).ini("memcached.sess_number_of_replicas", "1");
+            script.ini("memcached.sess_binary_protocol", binary)
+        };
+        script(beside, "session_id(ID); session_start(); $_SESSION['user'] = 'alice';").run().ok();
+        script(Beside::Native, "session_id(ID); session_start(); session_destroy();").run().ok();
+        let read = "session_id(ID); session_start(['read_and_close' => true]); echo json_encode($_SESSION);";
+        assert_eq!(script(beside, read).run().ok(), "[]", "sess_binary_protocol={binary}");
     }
 }
 

@@ -170,7 +170,6 @@ fn settings_of_the_store(beside: Beside, server: &Memcached) {
         ini_set('memcached.sess_remove_failed_servers', 'On');
         ini_set('memcached.sess_server_failure_limit', 3);
         ini_set('memcached.sess_connect_timeout', 250);
-        ini_set('memcached.sess_binary_protocol', 0);
         ini_set('memcached.sess_consistent_hash', 0);
         ini_set('memcached.sess_persistent', 1);
         session_id(ID);
@@ -179,8 +178,8 @@ fn settings_of_the_store(beside: Beside, server: &Memcached) {
     );
     assert_eq!(
         said,
-        "protocol=ascii&distribution=modula&replicas=1&randomize_replica_read=1&remove_failed_servers=1\
-         &server_failure_limit=3&timeout=0.25"
+        "distribution=modula&replicas=1&randomize_replica_read=1&remove_failed_servers=1&server_failure_limit=3\
+         &timeout=0.25"
     );
 }
 
