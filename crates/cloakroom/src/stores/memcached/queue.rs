@@ -8,8 +8,8 @@
 //!
 //! php-memcached looks every 150 ms, six times. Where it was met, the first waiter leaves the lock free for at least 5 ms,
 //! and for twice as long as ours had it, after each release. Where it was not, a session whose lock passes from hand to hand
-//! gets a gap of 160 ms: after 0.3 s where ours have it for 5 ms and more at a time, after 3 s where it is free often enough
-//! to be found so, and from then on every 5 s at most.
+//! gets a gap of 160 ms: after 0.3 s, and then every 5 s at most, where ours have it for 15 ms and more at a time; after 3 s,
+//! and then every 30 s at most, where it is free often enough to be found so.
 
 use std::time::{Duration, Instant};
 
@@ -35,12 +35,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const GAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(300));
 /// The gap for native workers that nobody has met: longer than they let pass between two looks.
 const RARE_GAP: Duration = Duration::from_millis(160);
-/// How long a lock passes from hand to hand before the first such gap, where it is held for long and where not; and the
-/// longest time between two of them.
-const RARELY: (Duration, Duration, Duration) =
-    (Duration::from_millis(300), Duration::from_secs(3), Duration::from_secs(5));
-/// From when on a lock is held for long: those who look for it now and then hardly find it free.
-const LONG: Duration = Duration::from_millis(5);
+/// How long a lock passes from hand to hand before the first such gap, and the longest time between two of them, where it
+/// is held for long and where not.
+const RARELY: [(Duration, Duration); 2] =
+    [(Duration::from_millis(300), Duration::from_secs(5)), (Duration::from_secs(3), Duration::from_secs(30))];
+/// From when on a lock is held for long: those who look for it now and then hardly find it free. And those who queue for it
+/// wait so long anyway that a gap hardly matters, while among shorter waits it would be the longest by far.
+const LONG: Duration = Duration::from_millis(15);
 /// The shortest and the longest time between two looks of the first waiter.
 const QUICK: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(5));
 /// The same for the second one, and the longest of anybody.
@@ -70,8 +71,9 @@ impl Company {
 
     /// Whether natives that nobody has seen should have a gap.
     fn gap_is_due(&self) -> bool {
-        let first = if self.held >= LONG { RARELY.0 } else { RARELY.1 };
-        self.without_gap.elapsed() >= (first * 4u32.pow(self.gaps.min(4))).min(RARELY.2)
+        let [long, short] = RARELY;
+        let (first, most) = if self.held >= LONG { long } else { short };
+        self.without_gap.elapsed() >= (first * 4u32.pow(self.gaps.min(4))).min(most)
     }
 
     fn had_gap(&mut self) {
