@@ -77,13 +77,15 @@ impl Answer {
     }
 }
 
-/// When an item ends, as Memcached counts: seconds up to 30 days, beyond that the time of the clock.
+/// When an item ends, as Memcached counts: seconds up to 30 days, beyond that the time of the clock, in 31 bits. What is to end
+/// later than those can say (January 2038) ends then: the text protocol takes more for a time that has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expiry(pub(super) u32);
 
 impl Expiry {
     /// This long from now, rounded up.
     pub(super) fn after(life: Duration) -> Self {
+        const LAST: u32 = i32::MAX.unsigned_abs();
         const RELATIVE: u64 = 30 * 24 * 3600;
         let seconds = life.as_secs().saturating_add(u64::from(life.subsec_nanos() > 0));
         let seconds = match seconds {
@@ -93,7 +95,7 @@ impl Expiry {
                 .map_or(0, |now| now.as_secs())
                 .saturating_add(seconds),
         };
-        Expiry(u32::try_from(seconds).unwrap_or(u32::MAX))
+        Expiry(u32::try_from(seconds).map_or(LAST, |seconds| seconds.min(LAST)))
     }
 }
 
