@@ -35,6 +35,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a_waiter_that_gives_up_passes_its_place_on,
         ),
         case("a_queue_that_is_full_refuses_the_next", MEMCACHED, a_queue_that_is_full_refuses_the_next),
+        case("a_queue_full_of_the_dead_does_not_keep_the_living_out", MEMCACHED, a_queue_full_of_the_dead),
         case("a_waiter_whose_connection_is_cut_waits_on", MEMCACHED, a_waiter_whose_connection_is_cut),
         case("a_restarted_server_serves_those_who_wait", MEMCACHED, a_restarted_server_serves_those_who_wait),
         case(
@@ -204,6 +205,37 @@ fn a_queue_that_is_full_refuses_the_next() {
         assert_eq!(waiters(&memcached, "abc"), 3, "it has left");
         holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
     });
+}
+
+/// Workers that were killed while they waited, as many as may wait.
+fn a_queue_full_of_the_dead() {
+    let memcached = Memcached::start();
+    let queue = |seconds: u32| {
+        let dead = "0123456789abcdef".repeat(16);
+        memcached.command(&format!("set {} 0 {seconds} {}\r\n{dead}", queue_key("abc"), dead.len()));
+    };
+    let mut holder = store(&url(&memcached));
+    let (_, hold) = lock(holder.as_mut(), &id("abc"));
+    queue(10);
+    for _ in 0..2 {
+        let error = store(&url(&memcached)).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+        assert!(error.to_string().contains("16 requests wait"), "{error}");
+    }
+    let life = memcached.command(&format!("mg {} t", queue_key("abc")));
+    let life = life.trim_end().strip_prefix("HD t").map(|life| life.parse::<u32>().unwrap());
+    assert!(life.is_none_or(|life| life <= 10), "who is refused does not prolong it: {life:?}");
+    // One that queues at once, because others were there lately.
+    memcached.command(&format!("delete {}", queue_key("abc")));
+    let mut waiter = store(&url(&memcached));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| put(waiter.as_mut(), &id("abc"), b"n|i:1;"));
+        wait_until("it waits", LIMIT, || waiters(&memcached, "abc") == 1);
+        holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+        waiting.join().unwrap();
+    });
+    queue(0);
+    assert_eq!(lock(waiter.as_mut(), &id("abc")).0.unwrap(), b"n|i:1;");
+    assert_eq!(waiters(&memcached, "abc"), 0, "it has taken them off");
 }
 
 fn a_waiter_whose_connection_is_cut() {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `<prefix><id>` | the session: the bytes of PHP's serializer, with flags 0 and a life in whole seconds |
 //! | `<prefix>lock.<id>` | the lock: `cloakroom:<32 hex>:<host>:<pid>`; anything else is a native handler's (`1`) |
-//! | `<prefix>wait.<id>` | those who wait, first come first: 16 hex digits of each one's token (60 s) |
+//! | `<prefix>wait.<id>` | those who wait, first come first: 16 hex digits of each one's token (20 s) |
 //! | `<prefix>away.<id>` | `1` where a replica has stood in for the session's server: what it has is newer |
 //!
 //! The lock is on the server that the ring names for `lock.<id>`, as php-memcached has it, and the queue beside it. With
@@ -21,7 +21,7 @@
 //! | [`open`](Store::open), read-only, unlocked or versioned | 1 | `gets session` |
 //! | `open`, exclusive | 1 | `add lock`, `gets lock`, `gets wait`, `gets session`, in one write |
 //! | and the lock is elsewhere | 2 | `add lock`, `gets lock`, `gets wait`; then `gets session` |
-//! | and somebody has it | more | `append wait` (or `add wait`), then `gets lock`, `gets wait` again and again, the first waiter with `add lock`; `cas wait` and `gets session` once it has it |
+//! | and somebody has it | more | `gets lock`, `gets wait`; `append wait` (or `add wait`), then both `gets` again and again, the first waiter with `add lock`; `cas wait` and `gets session` once it has it |
 //! | and nothing is stored, with [`Unknown::Refuse`] | 1 more | the release |
 //! | [`commit`](Store::commit) | 1 | `cas session` (`add` where nothing was stored), `touch`, or for a deletion `cas session` with the expiry -1; and `cas lock` with the expiry -1, in one write |
 //! | and the lock is elsewhere | 1 | the same in two writes; the answer to the release is read with the next exchange |

@@ -23,8 +23,8 @@ use crate::{Deadline, Error, ErrorKind, Result};
 
 /// The length of a waiter's entry.
 const ENTRY: usize = 16;
-/// How long a queue is kept that nobody touches.
-const KEPT: Duration = Duration::from_secs(60);
+/// How long a queue is kept that nobody joins or leaves: one of dead waiters alone must not refuse others for longer.
+const KEPT: Duration = Duration::from_secs(20);
 /// How long workers queue at once, without trying the lock first, after they met others there.
 const CROWDED: Duration = Duration::from_secs(2);
 /// How long native workers are expected to come again.
@@ -216,7 +216,8 @@ impl Memcached {
             idle: None,
         };
         let most = self.settings.max_waiters.map_or(usize::MAX, |most| most.get() as usize);
-        let mut next = Next::Join;
+        // Who is refused must not have prolonged the queue's life, so it looks first.
+        let mut next = Next::Look;
         loop {
             self.release_orphans(place, by);
             let View { tried, queue } = match next {
@@ -232,9 +233,14 @@ impl Memcached {
                 }
                 Tried::Busy(holder) => holder,
             };
+            let waiters = queue.as_ref().map_or(0, |queue| queue.value.len() / ENTRY);
             let Some(position) = position else {
+                if next == Next::Look && waiters >= most && holder.is_some() {
+                    return Err(self.full(place, waiters));
+                }
                 // Nobody waits and nobody has it; or the queue was lost, or the server has no room for one.
-                if next == Next::Join
+                let alone = holder.is_none() && waiters == 0 && !self.shared(place);
+                if (alone || next == Next::Join)
                     && let Tried::Taken(taken) = self.try_lock(place, token, by)?
                 {
                     return Ok(taken);
@@ -250,7 +256,8 @@ impl Memcached {
                 next = Next::Join;
                 continue;
             };
-            if next == Next::Join && position >= most {
+            // Where the lock is free, they may all be dead.
+            if next == Next::Join && position >= most && holder.is_some() {
                 self.leave(&waiter, by)?;
                 return Err(self.full(place, position));
             }
