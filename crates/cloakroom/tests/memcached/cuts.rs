@@ -26,6 +26,12 @@ pub(crate) fn cases() -> Vec<Case> {
             MEMCACHED,
             a_commit_overtaken_after_a_cut_is_unknown,
         ),
+        case(
+            "a_touched_session_that_was_changed_after_a_cut_is_well",
+            MEMCACHED,
+            a_touch_overtaken_after_a_cut,
+        ),
+        case("a_write_that_was_answered_counts_whatever_follows", MEMCACHED, a_write_that_was_answered),
         case("a_server_that_dies_during_a_commit_is_unknown", MEMCACHED, a_server_that_dies_during_a_commit),
         case("an_open_of_a_frozen_server_ends_and_leaves_no_lock", MEMCACHED, an_open_of_a_frozen_server),
         case("a_commit_to_a_frozen_server_is_unknown", MEMCACHED, a_commit_to_a_frozen_server_is_unknown),
@@ -178,6 +184,18 @@ fn a_commit_that_cannot_be_repeated_is_unknown() {
 }
 
 fn a_commit_overtaken_after_a_cut_is_unknown() {
+    let error = overtaken_after_a_cut(Change::Write(b"n|i:2;", LIFETIME)).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
+}
+
+/// Nothing of this request's could be lost.
+fn a_touch_overtaken_after_a_cut() {
+    let touched = overtaken_after_a_cut(Change::Touch(b"n|i:1;", LIFETIME));
+    assert_eq!(touched.unwrap(), Committed::Done);
+}
+
+/// The answer to the commit is lost, and another worker changes the session before that is found out.
+fn overtaken_after_a_cut(change: Change<'static>) -> cloakroom::Result<Committed> {
     let Cuttable { memcached, proxy, direct, save_path } = cuttable();
     let mut other = store(&direct);
     put(other.as_mut(), &id("abc"), b"n|i:1;");
@@ -193,17 +211,38 @@ fn a_commit_overtaken_after_a_cut_is_unknown() {
         });
         wait_until("it waits", LIMIT, || waiters(&memcached, "abc") == 1);
         proxy.delay(Duration::from_millis(100), Duration::ZERO);
-        let committed =
-            scope.spawn(move || store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()));
+        let committed = scope.spawn(move || store.commit(&id("abc"), hold, change, soon()));
         wait_until("the commit was cut", LIMIT, || !proxy.cut_pending());
         proxy.stall(true);
-        assert_eq!(waiting.join().unwrap(), b"n|i:2;");
+        let (Change::Write(bytes, _) | Change::Touch(bytes, _)) = change else { unreachable!() };
+        assert_eq!(waiting.join().unwrap(), bytes, "it was made");
         proxy.stall(false);
-        let error = committed.join().unwrap().unwrap_err();
-        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
-    });
-    assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:3;");
+        let committed = committed.join().unwrap();
+        assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:3;");
+        released(&memcached, "abc");
+        committed
+    })
+}
+
+/// The lock has another version, as after a renewal, and the server is gone before that can be seen.
+fn a_write_that_was_answered() {
+    let Cuttable { memcached, proxy, direct: _, save_path } = cuttable();
+    let mut store = store(&save_path);
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
+    let (_, hold) = lock(store.as_mut(), &id("abc"));
+    let value = memcached.get(&lock_key("abc")).unwrap();
+    memcached.set(&lock_key("abc"), value);
+    proxy.cut_at_request(2);
+    proxy.refuse(true);
+    let committed = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon());
+    assert_eq!(committed.unwrap(), Committed::Done);
+    assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:2;");
+    // The worker knows of the lock, and gives it back.
+    proxy.refuse(false);
+    read(store.as_mut(), &id("abc"));
+    let (_, other) = lock_at_once(store.as_mut(), &id("abd"));
     released(&memcached, "abc");
+    store.commit(&id("abd"), other, Change::Keep, soon()).unwrap();
 }
 
 fn a_server_that_dies_during_a_commit() {

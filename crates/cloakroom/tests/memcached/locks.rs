@@ -19,7 +19,9 @@ pub(crate) fn cases() -> Vec<Case> {
             MEMCACHED,
             a_session_lives_for_more_than_thirty_days,
         ),
+        case("a_session_lives_for_decades", MEMCACHED, a_session_lives_for_decades),
         case("a_session_that_is_too_large_is_refused_and_the_old_one_stays", MEMCACHED, too_large),
+        case("a_full_server_lets_go_of_a_lock", MEMCACHED, a_full_server_lets_go_of_a_lock),
         case("a_server_without_versions_is_refused", MEMCACHED, a_server_without_versions_is_refused),
         case("a_key_that_is_too_long_is_refused_before_it_is_sent", MEMCACHED, a_key_that_is_too_long),
     ]
@@ -89,6 +91,49 @@ fn a_session_lives_for_more_than_thirty_days() {
         // From the next round on, what would be there without it.
         store.open(&id("abc"), Access::ReadOnly, soon()).unwrap();
         memcached.command(&format!("touch {} 100", key("abc")));
+    }
+}
+
+/// Memcached's clock ends in 2038: what is to live longer would end at once.
+fn a_session_lives_for_decades() {
+    for protocol in ["ascii", "meta", "binary"] {
+        let memcached = Memcached::start();
+        let mut store = store(&format!("memcached://{}?protocol={protocol}", memcached.address()));
+        for life in [Duration::from_secs(20 * 365 * 24 * 3600), Duration::from_secs(u64::MAX)] {
+            for change in [
+                Change::Write(b"n|i:1;", life),
+                Change::Write(b"n|i:2;", life),
+                Change::Touch(b"n|i:2;", life),
+            ] {
+                let (_, hold) = lock(store.as_mut(), &id("abc"));
+                store.commit(&id("abc"), hold, change, soon()).unwrap();
+                let stored = memcached.get(&key("abc"));
+                assert!(stored.is_some(), "{protocol}: {change:?} over {life:?}");
+                assert!(ttl(&memcached, &key("abc")) > 5 * 365 * 24 * 3600, "{protocol}: {change:?}");
+            }
+        }
+    }
+}
+
+/// In the classic protocol, a removal needs room for an empty item.
+fn a_full_server_lets_go_of_a_lock() {
+    for change in [Change::Keep, Change::Touch(b"n|i:1;", LIFETIME)] {
+        let memcached = Memcached::with(&["-M", "-m", "2"]);
+        let mut store = store(&format!("memcached://{}?protocol=ascii", memcached.address()));
+        put(store.as_mut(), &id("abc"), b"n|i:1;");
+        let (_, hold) = lock(store.as_mut(), &id("abc"));
+        let fill = |count: usize, size: usize| {
+            let value = "x".repeat(size);
+            let item = |number| format!("set {size}-{number} 0 0 {size} noreply\r\n{value}\r\n");
+            memcached.command(&((0..count).map(item).collect::<String>() + "version"));
+        };
+        fill(60, 50_000);
+        (5..100).step_by(10).for_each(|size| fill(12_000, size));
+        let empty = memcached.command(&format!("set {} 0 0 0\r\n", lock_key("abd")));
+        assert!(empty.starts_with("SERVER_ERROR out of memory"), "{empty}");
+        store.commit(&id("abc"), hold, change, soon()).unwrap();
+        assert_eq!(memcached.get(&lock_key("abc")), None, "{change:?}");
+        assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:1;");
     }
 }
 

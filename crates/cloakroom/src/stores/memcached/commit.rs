@@ -27,10 +27,12 @@ struct Made {
 enum Unlocked {
     /// It was ours until then.
     Yes,
-    /// It is ours still.
+    /// It is ours still: its version was not the one that was known, or the server had no room to release it.
     NotYet,
     /// Nobody asked: another server has it.
     Unasked,
+    /// The server failed before it could say.
+    Unsaid,
     /// It was not ours.
     Lost,
 }
@@ -129,7 +131,7 @@ impl Memcached {
             let ours = match made.lock {
                 Unlocked::Lost => false,
                 Unlocked::NotYet => true,
-                Unlocked::Unasked => self.still_ours(held, by)?,
+                Unlocked::Unasked | Unlocked::Unsaid => self.still_ours(held, by)?,
                 Unlocked::Yes => self.regain(held, by)?,
             };
             if !ours {
@@ -172,9 +174,12 @@ impl Memcached {
         };
         let lock = match unlocked {
             Answer::Done => Unlocked::Yes,
-            // Prolonged in this moment, perhaps.
-            _ if self.still_ours(held, by).map_err(Failure::Failed)? => Unlocked::NotYet,
-            _ => Unlocked::Lost,
+            // Prolonged in this moment, perhaps. Where that cannot be seen, what became of the session is known all the same.
+            _ => match self.still_ours(held, by) {
+                Ok(true) => Unlocked::NotYet,
+                Ok(false) => Unlocked::Lost,
+                Err(_) => Unlocked::Unsaid,
+            },
         };
         Ok(Made { session, lock })
     }
@@ -182,7 +187,9 @@ impl Memcached {
     fn unlock_after(&mut self, lock: &Unlocked, held: &Arc<Held>, by: Deadline) {
         match lock {
             Unlocked::Yes | Unlocked::Lost => {}
-            Unlocked::NotYet | Unlocked::Unasked => self.unlock(held, by),
+            Unlocked::Unasked => self.unlock(held, by),
+            Unlocked::NotYet => self.release_or_remember(held, by),
+            Unlocked::Unsaid => self.remember(held),
         }
     }
 
@@ -203,8 +210,8 @@ impl Memcached {
             Change::Keep => Found::NotApplied,
             Change::Delete if session.is_none() => Found::Applied,
             Change::Touch(..) | Change::Delete if ours => Found::NotApplied,
-            // Whether by us or by somebody else, a touched session is alive as it was.
-            Change::Touch(..) if same => Found::Applied,
+            // Whether by us or by somebody else, and whatever it is by now: a session that is there is alive.
+            Change::Touch(..) if session.is_some() => Found::Applied,
             _ if same && !untouched => Found::Applied,
             _ if ours && (untouched || session.is_none()) => Found::NotApplied,
             // The server has not made it, and nobody may any more.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Memcached;
 use super::keys::Place;
-use super::wire::{Answer, Ask, Client, Expiry, Failure};
+use super::wire::{Answer, Ask, Client, Expiry, Failure, Refusal};
 use crate::stores::token::Token;
 use crate::{Deadline, Error, ErrorKind, Lease, Record, Renewal, Result};
 
@@ -315,6 +315,11 @@ impl Memcached {
             let [removed] = self.insist(at, [Ask::Remove { key, version: held.version() }], by)?;
             match removed {
                 Answer::Done => return Ok(true),
+                // The classic protocol removes by storing something in its place, for which there may be no room.
+                Answer::Refused(Refusal::NoMemory(_)) if Instant::now() < held.grip().until => {
+                    self.insist(at, [Ask::Delete { key }], by)?;
+                    return Ok(true);
+                }
                 Answer::Refused(refusal) => return Err(self.clients[at].refusal(&refusal)),
                 _ => {}
             }
@@ -327,10 +332,7 @@ impl Memcached {
     pub(super) fn unlock(&mut self, held: &Arc<Held>, by: Deadline) {
         let at = held.place.lock_at;
         if held.close() == Prolonged::Perhaps || !self.undoubted(held) {
-            if self.release(held, by).is_err() {
-                self.remember(held);
-            }
-            return;
+            return self.release_or_remember(held, by);
         }
         let remove = Ask::Remove { key: &held.place.lock, version: held.version() };
         match self.clients[at].tell(&[remove], by) {
@@ -339,6 +341,13 @@ impl Memcached {
                 self.told[at] = Some(Told { held: Arc::clone(held), connection });
             }
             Err(_) => self.remember(held),
+        }
+    }
+
+    /// Gives the lock back whatever its version, and remembers one that could not be released.
+    pub(super) fn release_or_remember(&mut self, held: &Arc<Held>, by: Deadline) {
+        if self.release(held, by).is_err() {
+            self.remember(held);
         }
     }
 
