@@ -172,7 +172,7 @@ fn half_and_half() {
             }
             let [native, failed, ours] = sum;
             // Half of the turns would be fair to each half: a quarter of that is due to it.
-            if native.min(ours) >= (native + ours) / 2 / 4 && failed * 20 <= native {
+            if native.min(ours) >= (native + ours) / 2 / 4 && failed * 10 <= native {
                 break;
             }
             assert!(round < 6, "{hold:?} held: {native} native turns, {failed} more failed, {ours} of ours");
