@@ -132,6 +132,10 @@ fn members(list: Cursor<'_>) -> Result<Vec<Server>> {
 fn member(piece: Cursor<'_>) -> Result<Server> {
     let piece = piece.from(piece.text.len() - piece.text.trim_start().len());
     let piece = piece.to(piece.text.trim_end().len());
+    if let Some(byte) = piece.text.find("://") {
+        let hint = "write memcached://host1:port,host2:port";
+        return Err(wrong(piece.from(byte).at, "the scheme stands before the first server alone", hint));
+    }
     let mut server = Server::default();
     let shares = if piece.text.starts_with('/') {
         let (path, numbers) = piece.text.split_once(':').unwrap_or((piece.text, ""));

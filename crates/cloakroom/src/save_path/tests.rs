@@ -310,6 +310,12 @@ fn malformed_settings_are_refused_with_the_whole_reason() {
             17,
             "correct its value",
         ),
+        (
+            "memcached://h,memcached://g",
+            "the scheme stands before the first server alone",
+            24,
+            "write memcached://host1:port,host2:port",
+        ),
         ("memcached://h/x", "the weight is not a number", 15, "write host:port:weight or /socket:0:weight"),
         (
             "memcached://u:p/w@h",
