@@ -2,7 +2,7 @@
 //!
 //! Each update stores its own name beside the name of the one that it found. So what is stored in the end shows which
 //! updates it was built on; an acknowledged one that is not among them was overwritten, and by whom can be told: by the
-//! first that was built on the same as it.
+//! first after it of those that are built on the same as it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,8 +14,8 @@ const WORKERS: u64 = 8;
 const SESSIONS: usize = 40;
 
 /// A worker. Which id a visitor has is in a file, as in a browser's cookie: others may still come with the id of before.
-/// It tells `set ID FOUND NAME` of what was acknowledged, `no ID FOUND NAME` of a write that was refused, `shut ID` of a
-/// session that did not start, and `gone ID`.
+/// It tells `set ID FOUND NAME READ BEGUN ENDED` of what was acknowledged, `no ...` of a write that was refused, `shut ID` of a
+/// session that did not start, and `gone ID`. Times are the machine's, in nanoseconds.
 const WORKER: &str = r#"
     $destroy = getenv('DESTROY') === 'true';
     $cookies = getenv('COOKIES');
@@ -25,11 +25,13 @@ const WORKER: &str = r#"
     set_error_handler(function ($no, $text) use (&$bad) { $bad = true; fwrite(STDERR, "$text\n"); return true; });
     $tell = function (string $line) { fwrite(STDOUT, "$line\n"); };
     $count = 0;
-    $update = function () use (&$count) {
+    $read = 0;
+    $update = function () use (&$count, &$read) {
         $found = $_SESSION['by'] ?? '';
         $_SESSION['by'] = getenv('WORKER') . '.' . ++$count;
-        return "$found $_SESSION[by]";
+        return "$found $_SESSION[by] $read " . hrtime(true);
     };
+    $told = function () use (&$bad) { return $bad ? 'no' : 'set'; };
     fwrite(STDOUT, "ready\n"); fgets(STDIN);
     $end = microtime(true) + (float) getenv('SECONDS');
     while (microtime(true) < $end) {
@@ -38,6 +40,7 @@ const WORKER: &str = r#"
         $id = file_get_contents($cookie);
         session_id($id);
         if (!@session_start()) { $tell("shut $id"); continue; }
+        $read = hrtime(true);
         if (session_id() !== $id) { session_abort(); continue; }
         $what = mt_rand(0, 9);
         usleep(mt_rand(0, mt_rand(0, 19) ? 2000 : $longest));
@@ -47,19 +50,19 @@ const WORKER: &str = r#"
         } elseif ($what < 9) {
             $names = $update();
             session_write_close();
-            $tell(($bad ? 'no' : 'set') . " $id $names");
+            $tell($told() . " $id $names " . hrtime(true));
         } else {
             // What is left under the old id is written once more.
             $names = $destroy ? null : $update();
             $done = session_regenerate_id($destroy);
-            if ($names) $tell(($bad ? 'no' : 'set') . " $id $names");
+            if ($names) $tell($told() . " $id $names " . hrtime(true));
             elseif (!$bad) $tell("gone $id");
             if (!$done) { if (!$names) $tell("shut $id"); session_abort(); continue; }
             $bad = false;
             $new = session_id();
             $names = $update();
             session_write_close();
-            $tell(($bad ? 'no' : 'set') . " $new $names");
+            $tell($told() . " $new $names " . hrtime(true));
             if (!$bad) { file_put_contents("$cookie.$new", $new); rename("$cookie.$new", $cookie); }
         }
     }
@@ -83,6 +86,10 @@ pub(crate) struct Update {
     found: String,
     name: String,
     acknowledged: bool,
+    /// When its worker had read what it found, began to write, and was told what became of that.
+    read: u64,
+    begun: u64,
+    ended: u64,
 }
 
 impl Update {
@@ -92,17 +99,17 @@ impl Update {
     }
 }
 
-/// An acknowledged update that is gone, and the one that took its place, where that can be told.
+/// An acknowledged update that is gone, and those one of which took its place.
 #[derive(Debug)]
 pub(crate) struct Lost {
     pub(crate) update: Update,
-    pub(crate) overwritten_by: Option<Update>,
+    pub(crate) overwritten_by: Vec<Update>,
 }
 
 impl Lost {
     /// Whether a worker of this kind overwrote it, or nobody knows who.
-    pub(crate) fn may_be_by(&self, kind: fn(u64) -> bool) -> bool {
-        self.overwritten_by.as_ref().is_none_or(|update| kind(update.worker()))
+    pub(crate) fn is_by(&self, kind: fn(u64) -> bool) -> bool {
+        self.overwritten_by.iter().all(|update| kind(update.worker()))
     }
 }
 
@@ -160,9 +167,11 @@ impl Journal {
 
     fn note(&mut self, line: &str) {
         match line.split(' ').collect::<Vec<_>>()[..] {
-            [told @ ("set" | "no"), id, found, name] => {
+            [told @ ("set" | "no"), id, found, name, read, begun, ended] => {
                 let (id, found, name) = (id.to_owned(), found.to_owned(), name.to_owned());
-                self.updates.push(Update { id, found, name, acknowledged: told == "set" });
+                let acknowledged = told == "set";
+                let [read, begun, ended] = [read, begun, ended].map(|time| time.parse().unwrap());
+                self.updates.push(Update { id, found, name, acknowledged, read, begun, ended });
             }
             ["gone", id] => drop(self.destroyed.insert(id.to_owned())),
             ["shut", _] => *self.shut.last_mut().unwrap() += 1,
@@ -198,13 +207,12 @@ impl Journal {
         self.updates.iter().filter(move |update| !update.acknowledged && kind(update.worker()))
     }
 
-    /// The refused writes of a kind of workers that nobody had overtaken: no other update was built on what they found.
+    /// The refused writes of a kind of workers that nobody had overtaken: while they had the session, nobody else wrote.
     pub(crate) fn refused_for_nothing(&self, kind: fn(u64) -> bool) -> Vec<&Update> {
         let overtaken = |refused: &Update| {
-            let beside = |update: &Update| {
-                update.id == refused.id && update.found == refused.found && update.name != refused.name
-            };
-            self.updates.iter().any(beside)
+            let meanwhile = |update: &Update| update.ended > refused.read && update.begun < refused.ended;
+            let others = self.updates.iter().filter(|update| update.name != refused.name);
+            others.filter(|update| update.id == refused.id).any(meanwhile)
         };
         self.refused(kind).filter(|refused| !overtaken(refused)).collect()
     }
@@ -257,9 +265,18 @@ fn lost_of(id: &str, updates: &[&Update], last: Option<&str>) -> Vec<Lost> {
         {
             first = before;
         }
-        let instead = kept.values().find(|other| other.found == first.found);
-        assert!(last.is_some() || instead.is_none(), "{id}");
-        Lost { update: (*update).clone(), overwritten_by: instead.map(|update| (*update).clone()) }
+        let built_on = |name: &str| kept.values().find(|other| other.found == name).copied();
+        assert!(last.is_some() || built_on(&first.found).is_none(), "{id}");
+        // Who was done before it began has not overwritten it, but was overwritten: somebody later did it.
+        let mut overwritten_by = Vec::new();
+        let mut next = built_on(&first.found);
+        while let Some(other) = next {
+            if other.ended > first.begun {
+                overwritten_by.push(other.clone());
+            }
+            next = built_on(&other.name).filter(|_| other.begun < first.ended);
+        }
+        Lost { update: (*update).clone(), overwritten_by }
     })
     .collect()
 }

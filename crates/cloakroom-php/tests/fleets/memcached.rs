@@ -70,7 +70,7 @@ fn native_locks_that_run_out() {
     });
     let lost = servers.lost_of(&journal);
     println!("{} lost", lost.len());
-    let ours: Vec<_> = lost.iter().filter(|lost| lost.may_be_by(is_ours)).collect();
+    let ours: Vec<_> = lost.iter().filter(|lost| lost.is_by(is_ours)).collect();
     assert!(ours.is_empty(), "Cloakroom overwrote: {ours:#?}");
     assert_eq!(journal.refused_for_nothing(is_ours).len(), 0, "{:#?}", journal.refused_for_nothing(is_ours));
     servers.have_no_lock_of_ours();
