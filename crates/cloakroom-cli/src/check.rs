@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 /// Locks, writes, reads and deletes one session for real, and says what it saw
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What session.save_path says: a directory, tcp://host:6379, redis://host, env:NAME, auto, ...
+    /// What session.save_path says: a directory, tcp://host:6379, redis://host, memcached://host, env:NAME, auto, ...
     save_path: String,
     /// The same as JSON
     #[arg(long)]

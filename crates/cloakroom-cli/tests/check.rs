@@ -401,7 +401,8 @@ fn malformed_save_paths_are_problems() {
         (
             "h:99",
             "session.save_path: this names no store (at character 1)\n\
-             hint: write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host",
+             hint: write a directory (/path), or put the scheme before the host: tcp://host:6379, redis://host, \
+             memcached://host",
         ),
         (
             "env:NOT_SET",

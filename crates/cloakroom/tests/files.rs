@@ -516,13 +516,12 @@ fn a_full_disk_loses_nothing() {
 #[track_caller]
 fn give_up(store: &mut dyn Store, path: &Path) {
     let briefly = Access::Exclusive { wait: Duration::from_millis(50), unknown: Unknown::Lock };
-    wait_until("somebody waits for the lock", Duration::from_secs(10), || {
+    // Never twice; but the kernel shows its list page by page, and a waiter twice where others come and go meanwhile.
+    wait_until("one waits for the lock, once", Duration::from_secs(10), || {
         // On a busy machine the time can be up before the worker stands in the queue.
         let error = store.open(&id("abc"), briefly, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
-        let waiting = waiters(path);
-        assert!(waiting <= 1, "one worker stands in the queue {waiting} times");
-        waiting == 1
+        waiters(path) == 1
     });
 }
 

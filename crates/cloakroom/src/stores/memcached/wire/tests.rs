@@ -333,9 +333,11 @@ fn a_full_server_is_asked_again() {
             // The server takes its time to notice who has left.
             fill(&memcached, &mut others);
             if let Err(failure) = client.ask(&[GET], Deadline::after(Duration::from_millis(50)))
-                && client.counters().turned_away > 0
+                && let error = client.error(failure)
+                // On a busy machine the time can be up before the server has said so.
+                && error.kind() != ErrorKind::Timeout
             {
-                break client.error(failure);
+                break error;
             }
             client.link = None;
         };
