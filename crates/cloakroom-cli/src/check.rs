@@ -1,6 +1,6 @@
 //! `cloakroom check`: one session, locked, written, read and deleted for real, by two workers.
 
-use std::io::Write as _;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cloakroom::{
@@ -9,6 +9,8 @@ use cloakroom::{
     detect, stores,
 };
 use serde_json::{Map, Value, json};
+
+use crate::output::say;
 
 /// Locks, writes, reads and deletes one session for real, and says what it saw
 #[derive(clap::Args)]
@@ -26,11 +28,11 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// Enough for one step with every timeout of [`Settings`] used up.
 const STEP: Duration = Duration::from_secs(10);
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut report = Report::new(arguments.json);
     let done = session_life(&arguments.save_path, &mut report);
     report.end(done.as_ref().err());
-    done
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn session_life(save_path: &str, report: &mut Report) -> Result<()> {
@@ -147,14 +149,6 @@ fn random_id() -> Result<SessionId> {
         .map_err(|error| Error::new(ErrorKind::Bug, format!("no random bytes: {error}")))?;
     let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     SessionId::parse(digits.as_bytes())
-}
-
-/// Prints a line. Nobody may read it any more (`| head`): the check goes on and leaves nothing behind.
-macro_rules! say {
-    ($($text:tt)*) => {
-        // There is nobody to tell that it cannot be told.
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    };
 }
 
 /// What is printed while it happens, or as one JSON value at the end.

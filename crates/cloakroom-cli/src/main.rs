@@ -1,10 +1,14 @@
 //! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage.
 
 mod check;
+#[allow(dead_code, reason = "the commands that use all of it come one by one")]
+mod output;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use output::{BAD, paint, tell};
 
 /// Shared, locked PHP sessions
 #[derive(Parser)]
@@ -24,9 +28,9 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell!("{}{error}", paint(BAD, "error: "));
             ExitCode::FAILURE
         }
     }
