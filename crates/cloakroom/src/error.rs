@@ -93,6 +93,12 @@ impl Error {
         self
     }
 
+    /// Names where the URL stands, if not in `session.save_path`.
+    pub(crate) fn about(mut self, variable: &str) -> Self {
+        self.0.what = self.0.what.replace("session.save_path", variable);
+        self.decided_by(variable, "session.save_path")
+    }
+
     /// Keeps the error underneath.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
