@@ -18,6 +18,9 @@ pub(crate) struct Connected {
     stores: Vec<Connection>,
     /// What the stores did that are no longer among them.
     retired: Counters,
+    /// What detection has to say, and how much of it was said.
+    notices: Vec<String>,
+    said: usize,
 }
 
 /// A store and the settings that led to it.
@@ -28,6 +31,8 @@ struct Connection {
     settings: Settings,
     name: String,
     detected: Option<String>,
+    /// The variables that name it, where `session.save_path` does not.
+    from: Option<String>,
     /// It refused the credentials: the next request reads them again.
     refused: bool,
     /// Settings that decide instead of ours, for the hints of errors.
@@ -41,7 +46,13 @@ struct Connection {
 
 impl Connected {
     pub(crate) fn new(environment: &'static Environment) -> Self {
-        Connected { environment, stores: Vec::new(), retired: Counters::default() }
+        Connected {
+            environment,
+            stores: Vec::new(),
+            retired: Counters::default(),
+            notices: Vec::new(),
+            said: 0,
+        }
     }
 
     /// Whether these settings lead to the current store.
@@ -57,12 +68,14 @@ impl Connected {
             self.stores.push(connection);
             return Ok(());
         }
-        let (mut url, detected) = self.locate(save_path, config)?;
+        let Located { mut url, because, from } = self.locate(save_path, config)?;
         for option in &config.options {
             url.set(option.name, option.value.clone(), option.setting);
         }
         let name = url.to_string();
-        let store = stores::open(&url, config.store.clone())?;
+        let from = (!from.is_empty()).then(|| from.join(", "));
+        let store =
+            stores::open(&url, config.store.clone()).map_err(|error| named_in(error, from.as_deref()))?;
         if self.stores.len() == KEPT {
             self.retired = self.retired + self.stores.remove(0).store.counters();
         }
@@ -72,7 +85,8 @@ impl Connected {
             options: config.options.clone(),
             settings: config.store.clone(),
             name,
-            detected,
+            detected: because,
+            from,
             refused: false,
             deciding: config.deciding.clone(),
             inspected: None,
@@ -116,7 +130,7 @@ impl Connected {
         connection.refused |= error.kind() == ErrorKind::Auth;
         let deciding = connection.deciding.iter();
         let error = deciding.fold(error, |error, (theirs, ours)| error.decided_by(theirs, ours));
-        error.on(connection.name.as_str())
+        named_in(error, connection.from.as_deref()).on(connection.name.as_str())
     }
 
     /// What endangers sessions in the current store and was not said before; looked for once, and once more when the
@@ -137,13 +151,20 @@ impl Connected {
         found
     }
 
+    /// What detection has to say and has not said yet.
+    pub(crate) fn notices(&mut self) -> &[String] {
+        let unsaid = &self.notices[self.said..];
+        self.said = self.notices.len();
+        unsaid
+    }
+
     /// Ends all connections, and begins to count anew.
     pub(crate) fn clear(&mut self) {
         self.stores.clear();
         self.retired = Counters::default();
     }
 
-    fn locate(&self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<(StoreUrl, Option<String>)> {
+    fn locate(&mut self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<Located> {
         let text = save_path.text;
         let inherited = detect::DISTRIBUTION_DIRECTORIES.contains(&text) && !(save_path.is_configured)();
         let directory = if inherited { text.to_owned() } else { (save_path.temporary_directory)() };
@@ -152,13 +173,18 @@ impl Connected {
             Some(native) => (native.parse)(text, self.environment)?,
             None => SavePath::parse(text, self.environment)?,
         };
-        let (url, because) = match parsed {
-            SavePath::Store(url) => (url, None),
+        let (url, because, from) = match parsed {
+            SavePath::Store(url) => (url, None, Vec::new()),
             SavePath::Detect if config.detect => {
                 let detected = detect::detect(self.environment, &directory)?;
-                (detected.url, Some(detected.because))
+                for notice in detected.notices {
+                    if !self.notices.contains(&notice) {
+                        self.notices.push(notice);
+                    }
+                }
+                (detected.url, Some(detected.because), detected.from)
             }
-            SavePath::Detect => (StoreUrl::directory(&directory), None),
+            SavePath::Detect => (StoreUrl::directory(&directory), None, Vec::new()),
         };
         match save_path.native.and_then(|native| Some((native.name(), (native.refuse)(&url)?))) {
             Some((name, instead)) => {
@@ -167,8 +193,22 @@ impl Connected {
                 let hint = format!("{instead}, or set session.save_handler=cloakroom");
                 Err(Error::new(ErrorKind::Config, what).hint(hint))
             }
-            None => Ok((url, because)),
+            None => Ok(Located { url, because, from }),
         }
+    }
+}
+
+/// The store that the settings lead to; why and by which variables, where it was detected.
+struct Located {
+    url: StoreUrl,
+    because: Option<String>,
+    from: Vec<String>,
+}
+
+fn named_in(error: Error, variables: Option<&str>) -> Error {
+    match variables {
+        Some(variables) => error.about(variables),
+        None => error,
     }
 }
 

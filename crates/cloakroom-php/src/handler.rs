@@ -275,10 +275,10 @@ impl Handler {
     /// Where there was no session yet.
     pub(crate) fn look_around(&mut self) -> Result<()> {
         let by = self.deadline(Duration::ZERO)?;
-        let dangers: Vec<String> =
-            self.stores.dangers(by).iter().map(|danger| danger.to_string().replace('\n', "; ")).collect();
-        if !dangers.is_empty() {
-            self.notice = Some(format!("cloakroom: {}", dangers.join(". ")));
+        let mut said: Vec<String> = self.stores.dangers(by).iter().map(ToString::to_string).collect();
+        said.extend_from_slice(self.stores.notices());
+        if !said.is_empty() {
+            self.notice = Some(format!("cloakroom: {}", said.join(". ").replace('\n', "; ")));
         }
         Ok(())
     }

@@ -94,7 +94,8 @@ impl Error {
     }
 
     /// Names where the URL stands, if not in `session.save_path`.
-    pub(crate) fn about(mut self, variable: &str) -> Self {
+    #[must_use]
+    pub fn about(mut self, variable: &str) -> Self {
         self.0.what = self.0.what.replace("session.save_path", variable);
         self.decided_by(variable, "session.save_path")
     }

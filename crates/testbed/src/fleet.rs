@@ -24,6 +24,9 @@ pub struct Plan {
     failing: &'static str,
     master: Vec<String>,
     env: Vec<(String, String)>,
+    masters_env: Vec<(String, String)>,
+    clear_env: bool,
+    wrapper: Vec<String>,
     ini: Vec<(Option<usize>, String, String)>,
 }
 
@@ -37,6 +40,9 @@ impl Plan {
             failing: "max_fails=1 fail_timeout=1s",
             master: Vec::new(),
             env: Vec::new(),
+            masters_env: Vec::new(),
+            clear_env: false,
+            wrapper: Vec::new(),
             ini: Vec::new(),
         }
     }
@@ -82,6 +88,25 @@ impl Plan {
         self
     }
 
+    /// Sets an environment variable of the masters, as whatever starts PHP-FPM does. The workers see it, too, unless
+    /// [`Plan::clear_env`].
+    pub fn masters_env(mut self, name: &str, value: impl ToString) -> Plan {
+        self.masters_env.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Clears the workers' environment, as PHP-FPM does by default.
+    pub fn clear_env(mut self) -> Plan {
+        self.clear_env = true;
+        self
+    }
+
+    /// Starts the masters by way of another program (`unshare -m`).
+    pub fn through(mut self, words: &[&str]) -> Plan {
+        self.wrapper = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Sets a php.ini directive on all servers, in the pool's configuration.
     pub fn ini(mut self, name: &str, value: impl ToString) -> Plan {
         self.ini.push((None, name.to_owned(), value.to_string()));
@@ -116,9 +141,10 @@ impl Plan {
         let _ = std::fs::remove_file(&socket);
         let mut pool = format!(
             "[global]\ndaemonize = no\nprocess_control_timeout = 20s\nerror_log = /proc/self/fd/2\nlog_level = warning\n[{name}]\nlisten = {}\nlisten.mode = 0666\npm = static\npm.max_children = {}\n\
-             clear_env = no\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n",
+             clear_env = {}\ncatch_workers_output = yes\nenv[BACKEND] = {name}\nenv[TMPDIR] = {}\n",
             socket.display(),
             self.workers,
+            if self.clear_env { "yes" } else { "no" },
             temporary.display(),
         );
         if let Some((user, group)) = nobody() {
@@ -136,7 +162,16 @@ impl Plan {
             pool += &(ini_line(&format!("php_value[{name}]"), value) + "\n");
         }
         let pool = directory.write(format!("{name}.conf"), pool);
-        let mut command = Command::new(fpm_program().expect("php-fpm is installed"));
+        let fpm = fpm_program().expect("php-fpm is installed");
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(fpm),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(fpm);
+                command
+            }
+        };
+        command.envs(self.masters_env.iter().map(|(name, value)| (name, value)));
         command.args(["-n", "-F", "-y"]).arg(pool).args(&self.master);
         let master = Process::start(&mut command, &own, &name);
         wait_until("php-fpm listens", START, || {
