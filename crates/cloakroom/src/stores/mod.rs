@@ -7,6 +7,8 @@ pub mod files;
 #[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(feature = "net")]
+mod native;
+#[cfg(feature = "net")]
 mod options;
 #[cfg(feature = "net")]
 mod pause;
@@ -15,6 +17,8 @@ pub mod redis;
 #[cfg(feature = "net")]
 mod token;
 
+#[cfg(feature = "net")]
+pub use native::NativeSettings;
 #[cfg(feature = "net")]
 pub use options::Named;
 

@@ -49,6 +49,7 @@ mod elsewhere;
 mod inspect;
 mod keys;
 mod lock;
+mod native;
 mod options;
 mod pool;
 mod queue;

@@ -16,7 +16,7 @@ use table::OWN;
 pub const OPTIONS: &[&[Named]] = &[OWN, TLS];
 
 /// php-memcached's default since 3.1 (`memcached.sess_prefix`).
-const PREFIX: &str = "memc.sess.key.";
+pub(super) const PREFIX: &str = "memc.sess.key.";
 
 /// A Memcached URL, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

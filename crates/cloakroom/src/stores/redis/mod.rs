@@ -66,6 +66,7 @@ mod commit;
 mod inspect;
 mod keys;
 mod member;
+mod native;
 mod options;
 mod queue;
 mod reach;

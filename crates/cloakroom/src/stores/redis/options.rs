@@ -15,8 +15,8 @@ use table::{AUTH, OWN, SENTINEL_AUTH, SENTINEL_USER, USER};
 /// Every option of a Redis URL.
 pub const OPTIONS: &[&[Named]] = &[OWN, TLS];
 
-const PREFIX: &str = "PHPREDIS_SESSION:";
-const CLUSTER_PREFIX: &str = "PHPREDIS_CLUSTER_SESSION:";
+pub(super) const PREFIX: &str = "PHPREDIS_SESSION:";
+pub(super) const CLUSTER_PREFIX: &str = "PHPREDIS_CLUSTER_SESSION:";
 
 /// A Redis URL, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
