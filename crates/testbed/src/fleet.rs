@@ -27,6 +27,8 @@ pub struct Plan {
     masters_env: Vec<(String, String)>,
     clear_env: bool,
     wrapper: Vec<String>,
+    php_ini: Option<PathBuf>,
+    pool: String,
     ini: Vec<(Option<usize>, String, String)>,
 }
 
@@ -43,6 +45,8 @@ impl Plan {
             masters_env: Vec::new(),
             clear_env: false,
             wrapper: Vec::new(),
+            php_ini: None,
+            pool: String::new(),
             ini: Vec::new(),
         }
     }
@@ -79,6 +83,18 @@ impl Plan {
     /// Sets a php.ini directive on the command line of all servers: where a pool's configuration comes too late.
     pub fn master_ini(mut self, name: &str, value: impl ToString) -> Plan {
         self.master.extend(["-d".to_owned(), ini_line(name, &value.to_string())]);
+        self
+    }
+
+    /// Reads this php.ini, instead of none.
+    pub fn php_ini(mut self, path: impl Into<PathBuf>) -> Plan {
+        self.php_ini = Some(path.into());
+        self
+    }
+
+    /// Adds lines to the pool's configuration, as they are.
+    pub fn pool(mut self, lines: &str) -> Plan {
+        self.pool += lines;
         self
     }
 
@@ -161,6 +177,7 @@ impl Plan {
         for (name, value) in ini {
             pool += &(ini_line(&format!("php_value[{name}]"), value) + "\n");
         }
+        pool += &self.pool;
         let pool = directory.write(format!("{name}.conf"), pool);
         let fpm = fpm_program().expect("php-fpm is installed");
         let mut command = match self.wrapper.split_first() {
@@ -172,7 +189,11 @@ impl Plan {
             }
         };
         command.envs(self.masters_env.iter().map(|(name, value)| (name, value)));
-        command.args(["-n", "-F", "-y"]).arg(pool).args(&self.master);
+        match &self.php_ini {
+            Some(path) => command.arg("-c").arg(path).env("PHP_INI_SCAN_DIR", ""),
+            None => command.arg("-n"),
+        };
+        command.args(["-F", "-y"]).arg(pool).args(&self.master);
         let master = Process::start(&mut command, &own, &name);
         wait_until("php-fpm listens", START, || {
             assert!(master.running(), "php-fpm ended\n{}", master.log());
