@@ -1,6 +1,7 @@
 //! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage.
 
 mod check;
+mod ini;
 #[allow(dead_code, reason = "the commands that use all of it come one by one")]
 mod output;
 
@@ -21,11 +22,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Arguments),
+    Ini(ini::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Ini(arguments) => ini::run(&arguments),
     };
     match done {
         Ok(code) => code,
