@@ -1,6 +1,7 @@
 //! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage.
 
 mod check;
+mod detect;
 mod ini;
 #[allow(dead_code, reason = "the commands that use all of it come one by one")]
 mod output;
@@ -22,12 +23,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Arguments),
+    Detect(detect::Arguments),
     Ini(ini::Arguments),
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
+        Command::Detect(arguments) => detect::run(&arguments),
         Command::Ini(arguments) => ini::run(&arguments),
     };
     match done {

@@ -11,6 +11,10 @@ const ROOT: &str = "SERVICE_BINDING_ROOT";
 
 /// Those that somebody called the sessions'; also where a directory that cannot be read is told of.
 pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
+    // Images set the variable whether or not anything is bound.
+    if variables.plain(ROOT).is_some_and(|root| !Path::new(root).exists()) {
+        return vec![Seen::never(ROOT, "there is no such directory")];
+    }
     match bindings(variables) {
         Ok(all) => chosen(variables, all, |binding| binding.for_sessions),
         Err(error) => vec![Seen::broken(ROOT, error)],

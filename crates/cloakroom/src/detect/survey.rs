@@ -91,7 +91,8 @@ pub fn survey(environment: &Environment) -> Survey {
         Decided::Not { .. } | Decided::Nothing => None,
     };
     let notices = only_here(&choice, platform).into_iter().chain(of_chosen.map(str::to_owned)).collect();
-    let candidates = seen.iter().enumerate().map(|(index, ranked)| ranked.stands(index, &decided)).collect();
+    let candidates =
+        seen.iter().enumerate().map(|(index, ranked)| ranked.stands(index, &decided, &seen)).collect();
     Survey { candidates, platform, notices, choice }
 }
 
@@ -194,7 +195,7 @@ impl Ranked {
         }
     }
 
-    fn stands(&self, index: usize, decided: &Decided) -> Candidate {
+    fn stands(&self, index: usize, decided: &Decided, all: &[Ranked]) -> Candidate {
         let (url, own_reason) = match &self.seen.found {
             Found::Store(url) => (Some(url.clone()), None),
             Found::Files => (None, None),
@@ -204,7 +205,10 @@ impl Ranked {
         let standing = match (decided, own_reason) {
             (Decided::By(chosen), None) if *chosen == index => Standing::Chosen,
             (_, Some(reason)) => Standing::PassedOver(reason),
-            (Decided::By(_) | Decided::Nothing, None) => Standing::PassedOver("another comes first".into()),
+            (Decided::By(chosen), None) => {
+                Standing::PassedOver(format!("{} comes first", all[*chosen].because))
+            }
+            (Decided::Nothing, None) => Standing::PassedOver("it is not for sessions".into()),
             (Decided::Not { rank }, None) if *rank == self.rank => {
                 Standing::PassedOver("nothing says whether it is meant".into())
             }

@@ -294,9 +294,8 @@ fn what_cannot_be_understood_is_an_error_that_names_the_variable() {
           line 1 column 1",
         ),
         (
-            &[("SERVICE_BINDING_ROOT", "/nonexistent")],
-            "SERVICE_BINDING_ROOT: cannot read the directory /nonexistent: No such \
-          file or directory (os error 2)",
+            &[("SERVICE_BINDING_ROOT", "/etc/passwd")],
+            "SERVICE_BINDING_ROOT: cannot read the directory /etc/passwd: Not a directory (os error 20)",
         ),
         (
             &[("SESSION_STORE_URL", "redis://:s3cr3t@h:port")],
@@ -517,6 +516,7 @@ fn bindings_are_directories_with_a_type() {
     let directory = Directory::new("bindings");
     let root = directory.path();
     let look = || found(&[("SERVICE_BINDING_ROOT", &root)]);
+    assert_eq!(found(&[("SERVICE_BINDING_ROOT", "/nonexistent")]), "files");
     directory.write("..data/type", "redis");
     directory.write("stray", "redis");
     assert_eq!(look(), "files");
