@@ -14,6 +14,7 @@ mod environment;
 mod error;
 #[cfg(feature = "net")]
 mod net;
+mod peek;
 mod save_path;
 mod secret;
 mod session_id;
@@ -23,6 +24,7 @@ pub mod stores;
 pub use deadline::Deadline;
 pub use environment::Environment;
 pub use error::{Error, ErrorKind, Outcome, Result};
+pub use peek::{Broken, Ends, Holder, Life, Lock, Peeked};
 pub use save_path::{Param, SavePath, Server, StoreUrl};
 pub use secret::Secret;
 pub use session_id::SessionId;

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::ops::Add;
 use std::time::Duration;
 
-use crate::{Deadline, Error, ErrorKind, Result, SessionId};
+use crate::{Broken, Deadline, Error, ErrorKind, Lock, Peeked, Result, SessionId};
 
 /// A store of sessions: one per worker, used by one request at a time.
 ///
@@ -74,6 +74,25 @@ pub trait Store: Send {
     /// # Errors
     /// [`ErrorKind::Unsupported`] unless [`Guarantees::listing`].
     fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()>;
+
+    /// Looks at one session and its lock, without waiting for it and without changing anything.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    fn peek(&mut self, id: &SessionId, by: Deadline) -> Result<Peeked>;
+
+    /// Calls `each` with every session that is locked, one at a time, until it answers false.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] unless [`Guarantees::listing`].
+    fn locks(&mut self, each: &mut dyn FnMut(SessionId, Lock) -> bool, by: Deadline) -> Result<()>;
+
+    /// Takes a lock away from its holder, whose commit is then refused; only if it still is the one that was seen.
+    /// (phpredis' value may be the same for two requests of one worker.)
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where [`Guarantees::lock`] is [`LockKind::Kernel`].
+    fn break_lock(&mut self, id: &SessionId, seen: &Lock, by: Deadline) -> Result<Broken>;
 }
 
 /// Which servers [`Store::inspect`] asks.
@@ -353,6 +372,8 @@ pub struct Guarantees {
     pub shared_between_hosts: Sharing,
     /// How well [`Settings::max_waiters`] is kept.
     pub waiter_cap: WaiterCap,
+    /// Whether [`Store::peek`] tells how long a record lives.
+    pub life_told: LifeTold,
 }
 
 /// How a lock ends when its worker dies.
@@ -400,6 +421,15 @@ pub enum WaiterCap {
     Everywhere,
     /// Only the waiters on this host are counted.
     PerHost,
+}
+
+/// Whether [`Store::peek`] tells how long a record lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LifeTold {
+    /// It does.
+    Always,
+    /// Only where the server speaks a protocol that has a command for it.
+    IfServerDoes,
 }
 
 /// Gives each promise its words, the same in `phpinfo()` and in the command.

@@ -21,6 +21,8 @@ mod token;
 pub use native::NativeSettings;
 #[cfg(feature = "net")]
 pub use options::Named;
+#[cfg(feature = "net")]
+pub(crate) use token::MARK;
 
 type Constructor = fn(&StoreUrl, Settings) -> Result<Box<dyn Store>>;
 

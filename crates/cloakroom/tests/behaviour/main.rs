@@ -8,6 +8,7 @@ mod expiry;
 mod ids;
 mod leases;
 mod locking;
+mod looking;
 mod offering;
 mod reading;
 mod subjects;
@@ -84,6 +85,7 @@ fn main() {
         locking::BEHAVIOURS,
         leases::BEHAVIOURS,
         expiry::BEHAVIOURS,
+        looking::BEHAVIOURS,
         offering::BEHAVIOURS,
         ids::BEHAVIOURS,
     ];

@@ -191,25 +191,47 @@ impl Turn {
 }
 
 /// How many wait for locks of this inode, as far as the kernel shows them to this process.
-///
-/// The device is not compared: overlayfs and btrfs show another one here than `fstat` does.
 fn waiters(inode: u64) -> u32 {
-    // Where there is no such file, waiters are not counted and not limited.
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    waiters_in(&locks, inode)
+    Locks::now().of(inode).waiting
 }
 
-/// Counts lines such as `12: -> FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
-fn waiters_in(locks: &str, inode: u64) -> u32 {
-    let waits = |line: &&str| {
-        let mut words = line.split_ascii_whitespace().skip(1);
-        words.next() == Some("->")
-            && words
-                .nth(4)
-                .and_then(|file| file.rsplit(':').next())
-                .is_some_and(|shown| shown.parse() == Ok(inode))
-    };
-    locks.lines().filter(waits).count().try_into().unwrap_or(u32::MAX)
+/// What the kernel shows of locks, in lines such as `12: -> FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`; an arrow waits.
+pub(super) struct Locks(String);
+
+/// A file's part of that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The process that has the lock, with others if it is shared.
+    pub(super) holder: Option<u32>,
+    pub(super) waiting: u32,
+}
+
+impl Locks {
+    /// Where there is no such file, nothing is seen: waiters are not counted and not limited.
+    pub(super) fn now() -> Self {
+        Locks(std::fs::read_to_string("/proc/locks").unwrap_or_default())
+    }
+
+    /// The locks of this inode. The device is not compared: overlayfs and btrfs show another one here than `fstat` does.
+    pub(super) fn of(&self, inode: u64) -> Seen {
+        let mut seen = Seen::default();
+        for line in self.0.lines() {
+            let mut words = line.split_ascii_whitespace().skip(1).peekable();
+            let waits = words.next_if_eq(&"->").is_some();
+            let kind = words.next();
+            let pid = words.nth(2).and_then(|pid| pid.parse().ok());
+            let shown = words.next().and_then(|file| file.rsplit(':').next());
+            if shown.and_then(|shown| shown.parse().ok()) != Some(inode) {
+                continue;
+            }
+            if waits {
+                seen.waiting += 1;
+            } else if kind == Some("FLOCK") {
+                seen.holder = pid.filter(|pid| *pid > 0).or(seen.holder);
+            }
+        }
+        seen
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiters_are_the_arrow_lines_of_the_inode() {
+    fn the_arrow_lines_of_an_inode_wait_and_the_others_hold() {
         let locks = "\
 1: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
 1: -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
@@ -226,6 +248,10 @@ mod tests {
 2: -> POSIX  ADVISORY  WRITE 704 fe:00:5 0 EOF
 3: FLOCK  ADVISORY  WRITE 705 fe:00:12345 0 EOF
 ";
-        assert_eq!([waiters_in(locks, 1234), waiters_in(locks, 12345), waiters_in(locks, 5)], [2, 0, 1]);
+        let locks = Locks(locks.to_owned());
+        assert_eq!(locks.of(1234), Seen { holder: Some(700), waiting: 2 });
+        assert_eq!(locks.of(12345), Seen { holder: Some(705), waiting: 0 });
+        assert_eq!(locks.of(5), Seen { holder: None, waiting: 1 });
+        assert_eq!(locks.of(7), Seen::default());
     }
 }

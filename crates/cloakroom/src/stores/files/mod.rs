@@ -19,6 +19,7 @@
 mod errors;
 mod lock;
 mod options;
+mod peek;
 mod record;
 mod sweep;
 
@@ -34,8 +35,9 @@ use nix::libc;
 pub use options::Options;
 
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Durability, ErrorKind, Guarantees, Hold, Lease, LockKind,
-    Opened, Record, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
+    Access, Broken, Change, Committed, Counters, Deadline, Durability, ErrorKind, Guarantees, Hold, Lease,
+    LifeTold, Lock, LockKind, Opened, Peeked, Record, Result, Seen, SessionId, Settings, Sharing, Store,
+    Sweeping, Unknown, WaiterCap,
 };
 use lock::{Lost, Queue};
 use record::Disk;
@@ -99,6 +101,7 @@ impl Store for Files {
             survives_restart: Durability::Survives,
             shared_between_hosts: Sharing::IfMountIsShared,
             waiter_cap: WaiterCap::PerHost,
+            life_told: LifeTold::Always,
         }
     }
 
@@ -193,6 +196,18 @@ impl Store for Files {
             }
         }
         Ok(())
+    }
+
+    fn peek(&mut self, id: &SessionId, by: Deadline) -> Result<Peeked> {
+        self.look_at(id, by)
+    }
+
+    fn locks(&mut self, each: &mut dyn FnMut(SessionId, Lock) -> bool, by: Deadline) -> Result<()> {
+        self.look_at_locks(each, by)
+    }
+
+    fn break_lock(&mut self, _id: &SessionId, seen: &Lock, _by: Deadline) -> Result<Broken> {
+        self.refuse_to_break(seen)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Memcached;
 use super::options::Protocol;
 use super::wire::{Answer, Ask, Client, Failure, Walked};
-use crate::{Deadline, Error, ErrorKind, Extent, Finding, Gravity, Result, SessionId};
+use crate::{Deadline, Ends, Error, ErrorKind, Extent, Finding, Gravity, Result, SessionId};
 
 const ASKS: [Ask<'static>; 2] = [Ask::Stats { group: "" }, Ask::Stats { group: "settings" }];
 
@@ -64,29 +64,34 @@ impl Memcached {
         each: &mut dyn FnMut(SessionId) -> bool,
         by: Deadline,
     ) -> Result<()> {
-        if !self.lists() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "Memcached's binary protocol does not name sessions",
-            )
-            .on(self.options.shown.as_str())
-            .hint("set protocol=ascii, where the server takes it"));
-        }
+        self.must_list("sessions")?;
         for server in &mut self.clients {
             server.look_around();
-            if walk(server, &self.options.prefix, each, by)? == Walked::Partly {
+            if walk(server, &self.options.prefix, &mut |id, _| each(id), by)? == Walked::Partly {
                 return Ok(());
             }
         }
         Ok(())
     }
+
+    pub(super) fn must_list(&self, what: &str) -> Result<()> {
+        match self.lists() {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("Memcached's binary protocol does not name {what}"),
+            )
+            .on(self.options.shown.as_str())
+            .hint("set protocol=ascii, where the server takes it")),
+        }
+    }
 }
 
-/// Walks through the items of one server.
-fn walk(
+/// Walks through the items of one server whose keys are this prefix and a session's id; those that never end are said to.
+pub(super) fn walk(
     server: &mut Client,
     prefix: &str,
-    each: &mut dyn FnMut(SessionId) -> bool,
+    each: &mut dyn FnMut(SessionId, Option<Ends>) -> bool,
     by: Deadline,
 ) -> Result<Walked> {
     // By the hash table nothing is met twice; an item may be between two LRU lists.
@@ -95,7 +100,7 @@ fn walk(
     let met = Cell::new(false);
     let mut session = |line: &str| {
         met.set(true);
-        session_in(line, prefix).is_none_or(&mut *each)
+        session_in(line, prefix).is_none_or(|(id, ends)| each(id, ends))
     };
     let mut again = true;
     loop {
@@ -128,10 +133,11 @@ fn walk(
 
 /// The session of a line `key=<url-encoded key> exp=... la=...`, unless it is of something else: locks and queues have
 /// characters that no session id has.
-fn session_in(line: &str, prefix: &str) -> Option<SessionId> {
-    let key = line.strip_prefix("key=")?.split(' ').next()?;
-    let key = percent_encoding::percent_decode_str(key).collect::<Vec<u8>>();
-    SessionId::parse(key.strip_prefix(prefix.as_bytes())?).ok()
+fn session_in(line: &str, prefix: &str) -> Option<(SessionId, Option<Ends>)> {
+    let mut words = line.strip_prefix("key=")?.split(' ');
+    let key = percent_encoding::percent_decode_str(words.next()?).collect::<Vec<u8>>();
+    let ends = words.any(|word| word == "exp=-1").then_some(Ends::Never);
+    Some((SessionId::parse(key.strip_prefix(prefix.as_bytes())?).ok()?, ends))
 }
 
 /// What a server says of itself.
@@ -328,7 +334,7 @@ mod tests {
 
     #[test]
     fn sessions_are_told_from_everything_else() {
-        let id = |line| session_in(line, "memc.sess.key.").map(|id| id.as_str().to_owned());
+        let id = |line| session_in(line, "memc.sess.key.").map(|(id, _)| id.as_str().to_owned());
         assert_eq!(id("key=memc.sess.key.a%2Cb-c exp=-1 la=1 cas=3").as_deref(), Some("a,b-c"));
         assert_eq!(id("key=memc.sess.key.lock.abc exp=-1"), None);
         assert_eq!(id("key=another exp=-1"), None);

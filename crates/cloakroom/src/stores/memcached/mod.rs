@@ -29,6 +29,9 @@
 //! | and the record was evicted | 1 or 2 more | `add lock` or `gets lock`; then `add session` |
 //! | `commit`, unlocked | 1 | `cas session`, `touch` or `delete`; after another's change `gets` and `cas` again |
 //! | renewal | 1 | `cas lock`, `gets lock`, over a connection of its own |
+//! | [`peek`](Store::peek) | 2 | `gets session`; `gets lock`, `gets wait`; with the meta protocol their lives by `mg t` |
+//! | [`locks`](Store::locks) | 1 for a server, 1 for a lock | `lru_crawler metadump hash`; as `peek` |
+//! | [`break_lock`](Store::break_lock) | 3 | `gets lock`; `append session` of nothing, for another version; `cas lock` with the expiry -1 |
 //!
 //! Replicas and servers that come back cost more: see `pool.rs` and `elsewhere.rs`. Waiting is described in `queue.rs`.
 //!
@@ -51,6 +54,7 @@ mod keys;
 mod lock;
 mod native;
 mod options;
+mod peek;
 mod pool;
 mod queue;
 mod ring;
@@ -63,9 +67,9 @@ use std::time::Duration;
 use crate::net::Tls;
 use crate::stores::token::Token;
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding, Guarantees,
-    Hold, LockKind, Opened, Outcome, Record, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping,
-    Unknown, WaiterCap,
+    Access, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding,
+    Guarantees, Hold, LifeTold, Lock, LockKind, Opened, Outcome, Peeked, Record, Result, Seen, SessionId,
+    Settings, Sharing, Store, Sweeping, Unknown, WaiterCap,
 };
 
 use elsewhere::Elsewhere;
@@ -293,6 +297,7 @@ impl Store for Memcached {
             survives_restart: Durability::Forgets,
             shared_between_hosts: Sharing::Shared,
             waiter_cap: WaiterCap::Everywhere,
+            life_told: LifeTold::IfServerDoes,
         }
     }
 
@@ -344,5 +349,17 @@ impl Store for Memcached {
 
     fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()> {
         self.name_sessions(each, by)
+    }
+
+    fn peek(&mut self, id: &SessionId, by: Deadline) -> Result<Peeked> {
+        self.routed(by, |store| store.look_only(id, by), |_, _| {})
+    }
+
+    fn locks(&mut self, each: &mut dyn FnMut(SessionId, Lock) -> bool, by: Deadline) -> Result<()> {
+        self.look_at_locks(each, by)
+    }
+
+    fn break_lock(&mut self, id: &SessionId, seen: &Lock, by: Deadline) -> Result<Broken> {
+        self.take_away(id, seen, by)
     }
 }

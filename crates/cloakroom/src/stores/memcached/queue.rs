@@ -22,7 +22,7 @@ use crate::stores::token::{MARK, Token};
 use crate::{Deadline, Error, ErrorKind, Result};
 
 /// The length of a waiter's entry.
-const ENTRY: usize = 16;
+pub(super) const ENTRY: usize = 16;
 /// How long a queue is kept that nobody joins or leaves: one of dead waiters alone must not refuse others for longer.
 const KEPT: Duration = Duration::from_secs(20);
 /// How long workers queue at once, without trying the lock first, after they met others there.

@@ -44,6 +44,8 @@ pub(super) enum Ask<'a> {
     Remove { key: &'a [u8], version: u64 },
     /// Removes in any case: [`Answer::Done`] or [`Answer::Missing`].
     Delete { key: &'a [u8] },
+    /// Asks how long it lives: [`Answer::Life`] or [`Answer::Missing`], or [`Answer::Item`] where no command tells that.
+    Life { key: &'a [u8] },
     /// What the server says of itself, a group of it: [`Answer::Stats`].
     Stats { group: &'a str },
 }
@@ -61,6 +63,8 @@ pub(super) enum Answer {
     Differs,
     /// There is nothing.
     Missing,
+    /// Seconds, unless it lives for ever.
+    Life(Option<u32>),
     /// Names and values.
     Stats(Vec<(String, String)>),
     Refused(Refusal),
@@ -406,6 +410,7 @@ impl Ask<'_> {
     fn key(&self) -> Option<&[u8]> {
         match self {
             Ask::Get { key }
+            | Ask::Life { key }
             | Ask::Add { key, .. }
             | Ask::Set { key, .. }
             | Ask::Swap { key, .. }

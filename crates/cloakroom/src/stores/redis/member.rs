@@ -82,7 +82,7 @@ impl Member {
         connecting + self.endpoint.timeout.unwrap_or(self.settings.timeout)
     }
 
-    fn keys(&self, id: &SessionId) -> Keys {
+    pub(super) fn keys(&self, id: &SessionId) -> Keys {
         self.reach.keys([self.endpoint.prefix.as_bytes(), id.as_str().as_bytes()].concat())
     }
 
@@ -255,7 +255,12 @@ impl Member {
         self.reach.look_around();
         let prefix = self.endpoint.prefix.clone();
         for server in self.reach.servers(by)? {
-            if !scan(server, &prefix, each, by).map_err(|failure| server.error(failure))? {
+            // Locks, queues and what is not ours have characters that no session id has.
+            let mut session = |key: &[u8]| {
+                let id = key.strip_prefix(prefix.as_bytes()).and_then(|id| SessionId::parse(id).ok());
+                id.is_none_or(&mut *each)
+            };
+            if !scan(server, (&prefix, ""), &mut session, by).map_err(|failure| server.error(failure))? {
                 return Ok(false);
             }
         }
@@ -263,14 +268,14 @@ impl Member {
     }
 }
 
-/// Walks through the keys of one server.
-fn scan(
+/// Calls `each` with the keys of one server that begin and end so, until it answers false.
+pub(super) fn scan(
     server: &mut Client,
-    prefix: &str,
-    each: &mut dyn FnMut(SessionId) -> bool,
+    (start, end): (&str, &str),
+    each: &mut dyn FnMut(&[u8]) -> bool,
     by: Deadline,
 ) -> Result<bool, Failure> {
-    let pattern = [&escape(prefix), "*"].concat();
+    let pattern = [&escape(start), "*", end].concat();
     let mut cursor = b"0".to_vec();
     loop {
         let scan: [&[u8]; 8] =
@@ -301,11 +306,8 @@ fn scan(
             return Err(Failure::Failed(unexpected(&Value::Nil)));
         };
         for key in keys {
-            // Locks, queues and what is not ours have characters that no session id has.
             if let Ok(Value::BulkString(key)) = sound(key)
-                && let Some(id) = key.strip_prefix(prefix.as_bytes())
-                && let Ok(id) = SessionId::parse(id)
-                && !each(id)
+                && !each(&key)
             {
                 return Ok(false);
             }

@@ -30,6 +30,9 @@
 //! | renewal | 1 | `EVALSHA renew`, over a connection of its own |
 //! | [`inspect`](Store::inspect) | 1 for each server | `INFO`, `CONFIG GET save`, `CONFIG GET multi-master` |
 //! | [`list`](Store::list) | 1 for 500 keys | `SCAN MATCH <prefix>* TYPE string` |
+//! | [`peek`](Store::peek) | 1 | `EVALSHA peek`: `GET` and `PTTL` of the session and the lock, `LRANGE` of the queue |
+//! | [`locks`](Store::locks) | 1 for 500 keys, 1 for a lock | `SCAN MATCH <prefix>*_LOCK TYPE string`, `EVALSHA peek` |
+//! | [`break_lock`](Store::break_lock) | 1 | `EVALSHA commit`: compare the lock, pass it on |
 //!
 //! `EVALSHA` is followed by `EVAL` when the server does not know the script. The first exclusive open of a worker, and
 //! those within two seconds of meeting somebody at a lock, go to `EVALSHA acquire` at once. The first makes twelve keys,
@@ -68,6 +71,7 @@ mod keys;
 mod member;
 mod native;
 mod options;
+mod peek;
 mod queue;
 mod reach;
 mod replicas;
@@ -82,8 +86,9 @@ use std::time::Duration;
 
 use crate::net::{Dialer, Tls, TlsOptions};
 use crate::{
-    Access, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding, Guarantees,
-    Hold, LockKind, Opened, Result, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
+    Access, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent, Finding,
+    Guarantees, Hold, LifeTold, Lock, LockKind, Opened, Peeked, Result, SessionId, Settings, Sharing, Store,
+    Sweeping, WaiterCap,
 };
 
 use cluster::Cluster;
@@ -193,6 +198,7 @@ impl Store for Redis {
             survives_restart: Durability::AsConfigured,
             shared_between_hosts: Sharing::Shared,
             waiter_cap: WaiterCap::Everywhere,
+            life_told: LifeTold::Always,
         }
     }
 
@@ -245,6 +251,23 @@ impl Store for Redis {
             }
         }
         Ok(())
+    }
+
+    fn peek(&mut self, id: &SessionId, by: Deadline) -> Result<Peeked> {
+        self.member(id).peek(id, by)
+    }
+
+    fn locks(&mut self, each: &mut dyn FnMut(SessionId, Lock) -> bool, by: Deadline) -> Result<()> {
+        for member in &mut self.members {
+            if !member.locks(each, by)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn break_lock(&mut self, id: &SessionId, seen: &Lock, by: Deadline) -> Result<Broken> {
+        self.member(id).break_lock(id, seen, by)
     }
 }
 

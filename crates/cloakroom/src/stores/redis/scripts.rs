@@ -299,3 +299,17 @@ return 1
 ",
     )
 });
+
+/// Looks, and changes nothing. Answers {record, its life (ms, -1 endless, -2 none), lock, its life, waiters that are alive}.
+pub(super) static PEEK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local session, lock = KEYS[1], KEYS[2]
+local waiting = 0
+for _, waiter in ipairs(redis.call('lrange', lock .. '_QUEUE', 0, -1)) do
+  waiting = waiting + redis.call('exists', lock .. '_WAIT_' .. string.sub(waiter, 11, 42))
+end
+return {redis.call('get', session), redis.call('pttl', session), redis.call('get', lock), redis.call('pttl', lock), waiting}
+",
+    )
+});

@@ -16,7 +16,8 @@ pub(super) const AT_ONCE: &str = "-1";
 pub(super) fn write(ask: Ask<'_>, speech: Speech, request: &mut Vec<u8>) {
     match ask {
         Ask::Get { key } if speech == Speech::Meta => line(request, &[b"mg", key, b"v", b"c", b"k"]),
-        Ask::Get { key } => line(request, &[b"gets", key]),
+        Ask::Life { key } if speech == Speech::Meta => line(request, &[b"mg", key, b"t", b"k"]),
+        Ask::Get { key } | Ask::Life { key } => line(request, &[b"gets", key]),
         Ask::Add { key, value, expiry } => store(request, b"add", key, value, &expiry.0.to_string(), None),
         Ask::Set { key, value, expiry } => store(request, b"set", key, value, &expiry.0.to_string(), None),
         Ask::Swap { key, value, expiry, version } => {
@@ -63,10 +64,11 @@ pub(super) fn read(awaited: &Awaited, link: &mut Link, by: Deadline) -> Result<A
         return Ok(Answer::Refused(Refusal::of(line, awaited.size)));
     }
     match (awaited.kind, line.as_str()) {
-        (Kind::Get, "END") => Ok(Answer::Missing),
+        (Kind::Get | Kind::Life, "END") => Ok(Answer::Missing),
         // Some versions name the key here, too.
-        (Kind::Get, line) if line == "EN" || line.starts_with("EN ") => Ok(Answer::Missing),
-        (Kind::Get, line) => item(line, &awaited.key, link, by),
+        (Kind::Get | Kind::Life, line) if line == "EN" || line.starts_with("EN ") => Ok(Answer::Missing),
+        (Kind::Life, line) if line.starts_with("HD ") => life(line, &awaited.key),
+        (Kind::Get | Kind::Life, line) => item(line, &awaited.key, link, by),
         (Kind::Stats, line) => stats(line, link, by),
         (Kind::Store | Kind::Append | Kind::Remove, "STORED") => Ok(Answer::Done),
         (Kind::Touch, "TOUCHED") | (Kind::Delete, "DELETED") | (Kind::Remove, "HD") => Ok(Answer::Done),
@@ -105,6 +107,19 @@ fn item(head: &str, key: &[u8], link: &mut Link, by: Deadline) -> Result<Answer,
     match link.bytes(end.len(), by)? == end {
         true => Ok(Answer::Item { value, version }),
         false => Err(foreign("")),
+    }
+}
+
+/// `HD tSECONDS kKEY`, with -1 for ever.
+fn life(line: &str, key: &[u8]) -> Result<Answer, Failure> {
+    let flag = |sign: char| line.split(' ').skip(1).find_map(|word| word.strip_prefix(sign));
+    if flag('k').is_none_or(|its| its.as_bytes() != key) {
+        return Err(not_understood("the server answered with another item than it was asked for"));
+    }
+    match flag('t').and_then(|seconds| seconds.parse::<i64>().ok()) {
+        Some(-1) => Ok(Answer::Life(None)),
+        Some(seconds) => Ok(Answer::Life(Some(u32::try_from(seconds).unwrap_or_default()))),
+        None => Err(foreign(line)),
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn write(ask: Ask<'_>, opaque: u32, request: &mut Vec<u8>) {
         packet(request, opcode, key, extras, value, version, opaque);
     };
     match ask {
-        Ask::Get { key } => put(Opcode::Get, key, &[], &[], 0),
+        Ask::Get { key } | Ask::Life { key } => put(Opcode::Get, key, &[], &[], 0),
         Ask::Add { key, value, expiry } => put(Opcode::Add, key, &stored(expiry), value, 0),
         Ask::Set { key, value, expiry } => put(Opcode::Set, key, &stored(expiry), value, 0),
         Ask::Swap { key, value, expiry, version } => {
@@ -105,7 +105,9 @@ pub(super) fn read(awaited: &Awaited, link: &mut Link, by: Deadline) -> Result<A
     };
     let mut packet = next()?;
     match (packet.status, awaited.kind) {
-        (status::DONE, Kind::Get) => Ok(Answer::Item { value: packet.value, version: packet.version }),
+        (status::DONE, Kind::Get | Kind::Life) => {
+            Ok(Answer::Item { value: packet.value, version: packet.version })
+        }
         (status::DONE, Kind::Stats) => {
             let mut stats = Vec::new();
             // A packet for each, the last without a name.

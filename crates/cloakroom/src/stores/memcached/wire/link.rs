@@ -46,6 +46,7 @@ pub(super) struct Awaited {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Get,
+    Life,
     Store,
     Append,
     Touch,
@@ -58,6 +59,7 @@ impl Awaited {
     pub(super) fn of(ask: Ask<'_>, opaque: u32) -> Self {
         let (kind, key, size) = match ask {
             Ask::Get { key } => (Kind::Get, key, 0),
+            Ask::Life { key } => (Kind::Life, key, 0),
             Ask::Add { key, value, .. } | Ask::Set { key, value, .. } | Ask::Swap { key, value, .. } => {
                 (Kind::Store, key, value.len())
             }
