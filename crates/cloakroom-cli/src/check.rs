@@ -44,17 +44,26 @@ fn session_life(save_path: &str, report: &mut Report) -> Result<()> {
             (found.url, Some(found.because))
         }
     };
-    let open = || stores::open(&url, Settings::default());
+    let (mut first, _connected) = live(&url, because.as_deref(), report)?;
+    look_at_the_engine(&mut first, report)
+}
+
+/// The same without a word about it; for the doctor.
+pub(crate) fn try_out(url: &StoreUrl) -> Result<()> {
+    live(url, None, &mut Report::new(true)).map(drop)
+}
+
+fn live(url: &StoreUrl, because: Option<&str>, report: &mut Report) -> Result<(Worker, Worker)> {
+    let open = || stores::open(url, Settings::default());
     let id = random_id()?;
     let mut first = Worker { store: open()?, id: id.clone(), began: false };
     let mut second = Worker { store: open()?, id, began: false };
-    report.begin(&url, because.as_deref(), &first.store.guarantees());
+    report.begin(url, because, &first.store.guarantees());
     let done = first.session_life(&mut second, report);
     if done.is_err() && first.began {
         first.clean_up();
     }
-    done?;
-    look_at_the_engine(&mut first, report)
+    done.map(|()| (first, second))
 }
 
 /// How the engine is set up: what endangers sessions is said, and where locks cannot hold, nothing is fine.
@@ -143,7 +152,7 @@ fn expect(held: bool, otherwise: &str) -> Result<()> {
 }
 
 /// As PHP makes them, so that a directory with levels has one for it.
-fn random_id() -> Result<SessionId> {
+pub(crate) fn random_id() -> Result<SessionId> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::new(ErrorKind::Bug, format!("no random bytes: {error}")))?;

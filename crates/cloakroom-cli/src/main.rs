@@ -2,6 +2,7 @@
 
 mod check;
 mod detect;
+mod doctor;
 mod ini;
 #[allow(dead_code, reason = "the commands that use all of it come one by one")]
 mod output;
@@ -24,6 +25,7 @@ struct Arguments {
 enum Command {
     Check(check::Arguments),
     Detect(detect::Arguments),
+    Doctor(doctor::Arguments),
     Ini(ini::Arguments),
 }
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Check(arguments) => check::run(&arguments),
         Command::Detect(arguments) => detect::run(&arguments),
+        Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Ini(arguments) => ini::run(&arguments),
     };
     match done {

@@ -2,6 +2,8 @@
 
 use crate::{Error, ErrorKind, Result, Settings, Store, StoreUrl};
 
+#[cfg(feature = "net")]
+mod clock;
 #[cfg(feature = "files")]
 pub mod files;
 #[cfg(feature = "memcached")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Memcached;
 use super::options::Protocol;
 use super::wire::{Answer, Ask, Client, Failure, Walked};
+use crate::stores::clock::{CLOCK_HINT, clock_skew};
 use crate::{Deadline, Ends, Error, ErrorKind, Extent, Finding, Gravity, Result, SessionId};
 
 const ASKS: [Ask<'static>; 2] = [Ask::Stats { group: "" }, Ask::Stats { group: "settings" }];
@@ -193,6 +194,9 @@ impl Said {
             );
             return;
         };
+        if let Some(apart) = stats.value("time").and_then(|time| clock_skew(time.parse().ok()?)) {
+            self.say(Gravity::Risk, apart, CLOCK_HINT);
+        }
         let megabytes = stats.number("limit_maxbytes") >> 20;
         let (full, more) = (
             percent(stats.number("bytes"), stats.number("limit_maxbytes")),
@@ -311,6 +315,7 @@ mod tests {
             ("curr_connections=1000", "evictions=on", "of the server's 1024 connections, 1000 are in use"),
             ("rejected_connections=7", "evictions=on", "7 times"),
             ("listen_disabled_num=2", "evictions=on", "2 times"),
+            ("time=1000000000", "evictions=on", "the server's clock is "),
         ] {
             // The first of a name counts.
             let said = said(&format!("{stats} {ROOM}"), settings);

@@ -8,6 +8,7 @@ use redis::Value;
 
 use super::member::Member;
 use super::wire::{Client, Failure, Opening, Request, clients_in, sound, stored};
+use crate::stores::clock::{CLOCK_HINT, clock_skew};
 use crate::{Deadline, Extent, Finding, Gravity, Result};
 
 impl Member {
@@ -164,6 +165,10 @@ impl Said {
                 "set maxmemory-policy noeviction, and enough maxmemory, on a server for sessions alone",
             );
         }
+        // Redis of before 7 does not tell.
+        if let Some(apart) = info.number("server_time_usec").and_then(|time| clock_skew(time / 1_000_000)) {
+            self.risk(apart, CLOCK_HINT);
+        }
         let appends = info.value("aof_enabled") == Some("1");
         match save {
             _ if appends => {}
@@ -236,6 +241,14 @@ mod tests {
         let gravity = |info| said(info, saved(), Setting::Absent)[0].0;
         assert_eq!(gravity("role:slave\r\nslave_read_only:1"), Gravity::Risk);
         assert_eq!(gravity("role:slave\r\nslave_read_only:0"), Gravity::Unsafe);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_a_risk() {
+        let said = said("role:master\r\nserver_time_usec:1000000000000000\r\n", saved(), Setting::Absent);
+        assert_eq!(said.len(), 1);
+        assert_eq!(said[0].0, Gravity::Risk);
+        assert!(said[0].1.starts_with("the server's clock is "), "{said:?}");
     }
 
     #[test]

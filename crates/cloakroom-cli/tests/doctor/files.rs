@@ -1,0 +1,537 @@
+//! What the files say: each set-up is a whole tree.
+
+use testbed::TempDir;
+use testbed::fleet::Plan;
+use testbed::need::Need;
+use testbed::process::Process;
+use testbed::suite::{Case, case};
+
+use crate::tree::{CLOAKROOM_INI, DIRECTORY, Expected, FPM, PHP_INI, Tree, local, note, problem};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case("a_healthy_cli_has_nothing", &[], || Tree::cli().finds(&[], &["CLI 8.2", DIRECTORY], &[])),
+        case("a_healthy_fpm_has_nothing", &[], || Tree::fpm().finds(&[], &[FPM, DIRECTORY], &[local()])),
+        case("a_healthy_apache_has_nothing", &[], || {
+            Tree::apache().finds(&[], &["CLI", "Apache", DIRECTORY], &[local()]);
+        }),
+        case("an_unquoted_save_path_loses_the_rest_of_the_file", &[], an_unquoted_save_path),
+        case("curly_quotes_lose_the_rest_of_the_file", &[], curly_quotes_with_options),
+        case("curly_quotes_become_part_of_the_value", &[], curly_quotes),
+        case("a_quote_that_is_not_closed_loses_the_file", &[], an_open_quote),
+        case("a_hash_comment_becomes_part_of_the_value", &[], a_hash_comment),
+        case(
+            "a_hash_comment_with_parentheses_loses_the_rest_of_the_file",
+            &[],
+            a_hash_comment_with_parentheses,
+        ),
+        case("a_misspelt_setting_is_named", &[], a_misspelt_setting),
+        case("an_unknown_save_handler_is_named", &[], an_unknown_handler),
+        case("a_setting_below_a_path_section_is_named", &[], a_path_section),
+        case("an_extension_that_fpm_lacks_and_the_cli_has_is_named", &[], an_extension_that_fpm_lacks),
+        case("an_extension_without_its_file_is_named", &[], an_extension_without_its_file),
+        case("a_later_file_of_conf_d_overrides", &[], a_later_file),
+        case("a_pool_overrides", &[], a_pool_overrides),
+        case("the_pool_of_a_running_fpm_overrides", &[Need::PhpFpm, Need::Nginx], a_running_pool_overrides),
+        case("the_environment_of_a_running_process_counts", &[], the_environment_of_a_running_process),
+        case("apache_s_php_value_overrides", &[], apache_overrides),
+        case("htaccess_overrides", &[], htaccess_overrides),
+        case("user_ini_cannot_change_what_the_pool_locks", &[], user_ini_is_locked),
+        case("user_ini_is_not_read_by_apache", &[], user_ini_is_not_read),
+        case("serializers_that_differ_are_named", &[], serializers_differ),
+        case("a_sticky_name_is_named", &[], a_sticky_name),
+        case("expired_sessions_that_nobody_removes_are_named", &[], nobody_collects),
+        case("a_variable_that_is_not_set_is_named", &[], a_variable_that_is_not_set),
+        case("an_app_that_keeps_files_is_named", &[], an_app_that_keeps_files),
+        case("an_app_with_a_handler_of_its_own_is_noted", &[], an_app_with_its_own_handler),
+        case("json_says_the_same", &[], json_says_the_same),
+        case("what_cannot_be_looked_at_is_exit_code_2", &[], what_cannot_be_looked_at),
+    ]
+}
+
+/// FPM's file of conf.d with this text, and what is found; nothing is told of the store.
+#[track_caller]
+fn scanned(text: &str, findings: Vec<Expected>) {
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    tree.finds(&[], &[FPM, DIRECTORY], &[findings, vec![local()]].concat_all());
+}
+
+trait ConcatAll {
+    fn concat_all(self) -> Vec<Expected>;
+}
+
+impl ConcatAll for [Vec<Expected>; 2] {
+    fn concat_all(self) -> Vec<Expected> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+const INI: &str = "ROOT/etc/php/8.2/fpm/conf.d/20-cloakroom.ini";
+
+fn an_unquoted_save_path() {
+    let tree = Tree::fpm();
+    let text = "session.save_path = tcp://127.0.0.1:1?auth=s3cr3t\nextension = cloakroom\nsession.save_handler = cloakroom\n";
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    tree.write("etc/php/8.2/fpm/conf.d/30-path.ini", "session.save_path = /var/sessions\n");
+    let findings = [
+        problem(
+            "syntax-error",
+            format!("{INI}:1: PHP stops reading: unexpected '='; lost: extension, session.save_handler"),
+            format!("{INI}:1: session.save_path = \"tcp://127.0.0.1:1?auth=***\""),
+        ),
+        problem(
+            "overridden",
+            format!(
+                "{FPM}: session.save_path = /var/sessions (ROOT/etc/php/8.2/fpm/conf.d/30-path.ini:1) overrides \
+                 session.save_path = ... ({INI}:1)"
+            ),
+            "ROOT/etc/php/8.2/fpm/conf.d/30-path.ini:1: remove the line",
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+}
+
+fn curly_quotes_with_options() {
+    let tree = Tree::fpm();
+    let text = "extension = cloakroom\nsession.save_path = “tcp://10.0.0.1:6379?auth=foobarred&database=10”\nsession.name = A\n";
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    tree.write("etc/php/8.2/fpm/conf.d/30-path.ini", "session.save_path = /var/sessions\n");
+    let findings = [
+        problem(
+            "syntax-error",
+            format!("{INI}:2: PHP stops reading: unexpected '='; lost: session.name"),
+            format!("{INI}:2: session.save_path = \"tcp://10.0.0.1:6379?auth=***&database=10\""),
+        ),
+        problem(
+            "overridden",
+            format!(
+                "{FPM}: session.save_path = /var/sessions (ROOT/etc/php/8.2/fpm/conf.d/30-path.ini:1) overrides \
+                 session.save_path = ... ({INI}:2)"
+            ),
+            "ROOT/etc/php/8.2/fpm/conf.d/30-path.ini:1: remove the line",
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+}
+
+fn curly_quotes() {
+    let tree = Tree::fpm();
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        "extension = cloakroom\nsession.save_handler = cloakroom\nsession.save_path = “/var/sessions”\n",
+    );
+    let findings = [problem(
+        "curly-quotes",
+        format!("{INI}:3: session.save_path has curly quotes"),
+        format!("{INI}:3: session.save_path = \"/var/sessions\""),
+    )];
+    tree.finds(&[], &[FPM], &findings);
+}
+
+fn an_open_quote() {
+    let text =
+        "extension = cloakroom\nsession.save_path = \"/var/sessions\nsession.save_handler = cloakroom\n";
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    tree.write("etc/php/8.2/fpm/conf.d/30-path.ini", "session.save_path = /var/sessions\n");
+    let findings = [
+        problem(
+            "syntax-error",
+            format!(
+                "{INI}:2: PHP stops reading: unexpected end of file: a \" is not closed; lost: session.save_handler"
+            ),
+            format!("{INI}:2: close the quotes"),
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+}
+
+fn a_hash_comment() {
+    let tree = Tree::fpm();
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        CLOAKROOM_INI.replace("= cloakroom\nsession.save_path", "= cloakroom # shared\nsession.save_path"),
+    );
+    let findings = [problem(
+        "hash-comment",
+        format!("{INI}:3: session.save_handler has the text behind # in its value"),
+        format!("{INI}:3: session.save_handler = \"cloakroom\" ; and the comment"),
+    )];
+    tree.finds(&[], &[FPM], &findings);
+}
+
+fn a_hash_comment_with_parentheses() {
+    scanned(
+        &format!("{CLOAKROOM_INI}# shared (by all servers)\nsession.gc_maxlifetime = 7200\n"),
+        vec![problem(
+            "syntax-error",
+            format!("{INI}:5: PHP stops reading: unexpected '('; lost: session.gc_maxlifetime"),
+            format!("{INI}:5: begin the comment with ; instead of #"),
+        )],
+    );
+}
+
+fn a_misspelt_setting() {
+    scanned(
+        &format!(
+            "{CLOAKROOM_INI}session.save.handler = redis\ncloakroom.lock_wiat = 5\nsession.nonsense = 1\n"
+        ),
+        vec![
+            problem(
+                "misspelt-setting",
+                format!("{INI}:5: there is no setting session.save.handler"),
+                format!("{INI}:5: session.save_handler = redis"),
+            ),
+            problem(
+                "misspelt-setting",
+                format!("{INI}:6: there is no setting cloakroom.lock_wiat"),
+                format!("{INI}:6: cloakroom.lock_wait = 5"),
+            ),
+            problem(
+                "misspelt-setting",
+                format!("{INI}:7: there is no setting session.nonsense"),
+                format!("{INI}:7: remove the line"),
+            ),
+        ],
+    );
+}
+
+fn an_unknown_handler() {
+    let tree = Tree::fpm();
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        "session.save_handler = file\nsession.save_path = /var/lib/php/session\n",
+    );
+    let findings = [problem(
+        "unknown-handler",
+        format!("{INI}:1: there is no save handler \"file\""),
+        format!("{INI}:1: session.save_handler = files"),
+    )];
+    tree.finds(&[], &[FPM], &findings);
+}
+
+fn a_path_section() {
+    scanned(
+        &format!("{CLOAKROOM_INI}[PATH=/srv/www]\nsession.gc_maxlifetime = 7200\n"),
+        vec![problem(
+            "path-section",
+            format!("{INI}: session.gc_maxlifetime stands below [PATH=...] or [HOST=...]"),
+            "move the line above that section",
+        )],
+    );
+}
+
+fn an_extension_that_fpm_lacks() {
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/cli/php.ini", PHP_INI);
+    tree.write("etc/php/8.2/cli/conf.d/20-cloakroom.ini", CLOAKROOM_INI);
+    std::fs::remove_file(tree.path("etc/php/8.2/fpm/conf.d/20-cloakroom.ini")).unwrap();
+    tree.pool("php_value[session.save_handler] = cloakroom\nphp_value[session.save_path] = /var/sessions\n");
+    let findings = [
+        problem(
+            "extension-not-loaded",
+            format!(
+                "{FPM}: session.save_handler = cloakroom (ROOT/etc/php/8.2/fpm/pool.d/www.conf:5), but the extension \
+                 cloakroom is not loaded there; CLI 8.2 does (ROOT/etc/php/8.2/cli/conf.d/20-cloakroom.ini:2)"
+            ),
+            "ROOT/etc/php/8.2/fpm/conf.d/cloakroom.ini: extension = cloakroom",
+        ),
+        local(),
+    ];
+    tree.finds(&[], &["CLI 8.2", FPM, DIRECTORY], &findings);
+}
+
+fn an_extension_without_its_file() {
+    let tree = Tree::fpm();
+    std::fs::remove_file(tree.path("usr/lib/php/20220829/cloakroom.so")).unwrap();
+    let findings = [
+        problem(
+            "extension-file-missing",
+            format!("{INI}:2: extension = cloakroom: ROOT/usr/lib/php/20220829 has no cloakroom.so"),
+            format!("{INI}:2: name the file, or put it into that directory"),
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        CLOAKROOM_INI.replacen("= cloakroom", "= /opt/cloakroom.so", 1),
+    );
+    let findings = [
+        problem(
+            "extension-file-missing",
+            format!("{INI}:2: extension = /opt/cloakroom.so: there is no such file"),
+            format!("{INI}:2: name the file, or put it there"),
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+}
+
+/// That one line overrides another.
+fn overridden(place: &str, by: (&str, &str), lost: (&str, &str)) -> Expected {
+    let what = format!("{place}: {} ({}) overrides {} ({})", by.0, by.1, lost.0, lost.1);
+    problem("overridden", what, format!("{}: remove the line", by.1))
+}
+
+fn a_later_file() {
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/fpm/conf.d/99-local.ini", "session.save_handler = files\n");
+    let findings = [
+        overridden(
+            FPM,
+            ("session.save_handler = files", "ROOT/etc/php/8.2/fpm/conf.d/99-local.ini:1"),
+            ("session.save_handler = cloakroom", &format!("{INI}:3")),
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+}
+
+fn a_pool_overrides() {
+    let tree = Tree::fpm();
+    tree.pool("php_value[session.save_handler] = files\nphp_value[session.save_path] = /var/sessions\n");
+    let findings = [
+        overridden(
+            FPM,
+            ("session.save_handler = files", "ROOT/etc/php/8.2/fpm/pool.d/www.conf:5"),
+            ("session.save_handler = cloakroom", &format!("{INI}:3")),
+        ),
+        local(),
+    ];
+    tree.finds(&[], &[FPM, DIRECTORY], &findings);
+}
+
+fn a_running_pool_overrides() {
+    let tree = Tree::fpm();
+    let pages = TempDir::new();
+    pages.write("index.php", "<?php echo ini_get('session.save_handler');");
+    let plan = Plan::serving(pages.path()).servers(1).master_ini("session.save_handler", "user");
+    let fleet = plan.ini("session.save_handler", "files").ini("session.save_path", "/var/sessions").start();
+    // As PHP itself says.
+    let answer = testbed::http::Browser::at(&fleet.url()).get("/").body;
+    assert_eq!(answer, "files");
+    let output = tree.doctor().args(["--pid", &fleet.pid(0).to_string()]).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let place = "FPM 8.2, pool app1: session.save_handler = files (";
+    assert!(stdout.contains(place) && stdout.contains("app1.conf:"), "{stdout}");
+    assert!(stdout.contains(" overrides session.save_handler = cloakroom ("), "{stdout}");
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+}
+
+fn the_environment_of_a_running_process() {
+    let tree = Tree::fpm();
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        "extension = cloakroom\nsession.save_handler = cloakroom\n",
+    );
+    let mut command = std::process::Command::new("sleep");
+    let logs = TempDir::new();
+    let process =
+        Process::start(command.arg("600").env("SESSION_STORE_URL", "/var/sessions"), logs.path(), "sleep");
+    tree.finds(&["--pid", &process.pid().to_string()], &[FPM, DIRECTORY], &[local()]);
+}
+
+fn apache_overrides() {
+    let tree = Tree::apache();
+    tree.write(
+        "etc/httpd/conf.d/php.conf",
+        "<FilesMatch \\.php$>\n  SetHandler application/x-httpd-php\n</FilesMatch>\nphp_value session.save_handler \"files\"\nphp_value session.save_path    \"/var/sessions\"\n",
+    );
+    let by = ("session.save_handler = files", "ROOT/etc/httpd/conf.d/php.conf:4");
+    let lost = ("session.save_handler = cloakroom", "ROOT/etc/php.d/20-cloakroom.ini:3");
+    tree.finds(&[], &["CLI", "Apache", DIRECTORY, DIRECTORY], &[overridden("Apache", by, lost), local()]);
+}
+
+fn htaccess_overrides() {
+    let tree = Tree::apache();
+    tree.write("srv/www/.htaccess", "# of the app\nphp_value session.save_handler files\n");
+    let app = tree.path("srv/www").display().to_string();
+    let by = ("session.save_handler = files", "ROOT/srv/www/.htaccess:2");
+    let lost = ("session.save_handler = cloakroom", "ROOT/etc/php.d/20-cloakroom.ini:3");
+    tree.finds(
+        &["--sapi", "apache", "--app", &app],
+        &["Apache", DIRECTORY],
+        &[overridden("Apache", by, lost), local()],
+    );
+}
+
+fn user_ini_is_locked() {
+    let tree = Tree::fpm();
+    tree.pool("php_admin_value[session.save_path] = /var/sessions\n");
+    tree.write("srv/www/.user.ini", "session.save_path = \"redis://10.0.0.1\"\n");
+    let app = tree.path("srv/www").display().to_string();
+    let findings = [
+        problem(
+            "locked-by-admin-value",
+            format!(
+                "{FPM}: session.save_path = redis://10.0.0.1 (ROOT/srv/www/.user.ini:1) is ignored: php_admin_value sets \
+                 session.save_path = /var/sessions (ROOT/etc/php/8.2/fpm/pool.d/www.conf:5)"
+            ),
+            "ROOT/srv/www/.user.ini:1: remove the line, or make it php_value in ROOT/etc/php/8.2/fpm/pool.d/www.conf:5",
+        ),
+        local(),
+    ];
+    tree.finds(&["--app", &app], &[FPM, DIRECTORY], &findings);
+}
+
+fn user_ini_is_not_read() {
+    let tree = Tree::apache();
+    tree.write("srv/www/.user.ini", "session.save_path = \"redis://10.0.0.1\"\n");
+    let app = tree.path("srv/www").display().to_string();
+    let findings = [
+        problem(
+            "never-read",
+            "ROOT/srv/www/.user.ini sets session.save_path, and only PHP-FPM would read it",
+            "move the line to php.ini, or to the file that this SAPI reads",
+        ),
+        local(),
+    ];
+    tree.finds(&["--app", &app], &["CLI", "Apache", DIRECTORY], &findings);
+}
+
+fn serializers_differ() {
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/cli/php.ini", PHP_INI);
+    tree.write("etc/php/8.2/cli/conf.d/20-cloakroom.ini", CLOAKROOM_INI);
+    tree.pool("php_value[session.serialize_handler] = php_serialize\n");
+    let findings = [
+        problem(
+            "serializers-differ",
+            format!("CLI 8.2 writes sessions with php, {FPM} with php_serialize, into the same store"),
+            "ROOT/etc/php/8.2/fpm/pool.d/www.conf:5: session.serialize_handler = php",
+        ),
+        local(),
+    ];
+    tree.finds(&[], &["CLI 8.2", FPM, DIRECTORY], &findings);
+}
+
+fn a_sticky_name() {
+    scanned(
+        &format!("{CLOAKROOM_INI}session.name = JSESSIONID\n"),
+        vec![problem(
+            "sticky-name",
+            format!("{INI}:5: session.name = JSESSIONID"),
+            format!("{INI}:5: session.name = PHPSESSID"),
+        )],
+    );
+}
+
+fn nobody_collects() {
+    let tree = Tree::fpm();
+    let text =
+        "session.save_handler = files\nsession.save_path = /var/sessions\nsession.gc_probability = 0\n";
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    let collects = |line: &str| {
+        problem(
+            "nobody-collects",
+            format!(
+                "{FPM}: nobody removes expired sessions: session.gc_probability = 0 ({INI}:{line}), and no task in \
+                 /etc/cron.d does"
+            ),
+            format!("{INI}:{line}: session.gc_probability = 1"),
+        )
+    };
+    tree.finds(&[], &[FPM, DIRECTORY], &[collects("3"), local()]);
+    tree.write("etc/cron.d/php", "09,39 * * * * root /usr/lib/php/sessionclean\n");
+    tree.finds(&[], &[FPM, DIRECTORY], &[local()]);
+    // Debian's task knows the handler files alone.
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        format!("{CLOAKROOM_INI}session.gc_probability = 0\n"),
+    );
+    tree.finds(&[], &[FPM, DIRECTORY], &[collects("5"), local()]);
+}
+
+fn a_variable_that_is_not_set() {
+    scanned(
+        &format!("{CLOAKROOM_INI}session.cookie_domain = ${{NOBODY_SETS_THIS}}\n"),
+        vec![problem(
+            "variable-unset",
+            format!("{INI}:5: ${{NOBODY_SETS_THIS}} is not set here, so that nothing stands in its place"),
+            "set NOBODY_SETS_THIS where PHP starts; --pid looks into a running php-fpm",
+        )],
+    );
+}
+
+fn an_app_that_keeps_files() {
+    let tree = Tree::fpm();
+    tree.write("srv/artisan", "");
+    tree.write("srv/.env", "APP_NAME=shop\nSESSION_DRIVER=file\n");
+    tree.write("srv/public/index.php", "");
+    let app = tree.path("srv/public").display().to_string();
+    let findings = [
+        problem(
+            "app-keeps-files",
+            "ROOT/srv/.env:2: Laravel keeps sessions in files (SESSION_DRIVER=file)",
+            ".env: SESSION_DRIVER=redis",
+        ),
+        local(),
+    ];
+    tree.finds(&["--app", &app], &[FPM, DIRECTORY], &findings);
+}
+
+fn an_app_with_its_own_handler() {
+    let tree = Tree::fpm();
+    tree.write("srv/www/lib/moodlelib.php", "");
+    let app = tree.path("srv/www").display().to_string();
+    let findings = [
+        note(
+            "app-bypasses",
+            "ROOT/srv/www is Moodle, which does not use PHP's sessions",
+            "config.php: $CFG->session_handler_class = '\\core\\session\\redis'",
+        ),
+        local(),
+    ];
+    tree.finds(&["--app", &app], &[FPM, DIRECTORY], &findings);
+    // Nextcloud does what php.ini says.
+    tree.write("srv/cloud/lib/public/ISession.php", "");
+    let app = tree.path("srv/cloud").display().to_string();
+    tree.finds(&["--app", &app], &[FPM, DIRECTORY], &[local()]);
+}
+
+fn json_says_the_same() {
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/fpm/conf.d/30.ini", "session.name = JSESSIONID\n");
+    let output = tree.doctor().arg("--json").output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(1), 0));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["ok"], false);
+    let sapi =
+        serde_json::json!([{ "sapi": FPM, "save_handler": "cloakroom", "save_path": "/var/sessions" }]);
+    assert_eq!(said["sapis"], sapi);
+    assert_eq!(said["stores"][0]["store"], "/var/sessions");
+    assert!(said["stores"][0]["p99_milliseconds"].as_f64().unwrap() > 0.0);
+    let names: Vec<&str> =
+        said["findings"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["sticky-name", "on-this-host"]);
+    let keys: Vec<&String> = said["findings"][0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["change", "gravity", "name", "what", "why"]);
+}
+
+fn what_cannot_be_looked_at() {
+    let empty = Tree::new();
+    let fails = |command: &mut std::process::Command, stderr: &str| {
+        let output = command.output().unwrap();
+        let said =
+            String::from_utf8(output.stderr).unwrap().replace(&empty.root().display().to_string(), "ROOT");
+        assert_eq!((said.as_str(), output.status.code()), (stderr, Some(2)));
+    };
+    fails(
+        &mut empty.doctor(),
+        "error: found no PHP below ROOT\nhint: name the store as an argument, or where the system is with --root\n",
+    );
+    fails(
+        empty.doctor().args(["--app", "/nowhere"]),
+        "error: /nowhere is not a directory\nhint: name one that is there\n",
+    );
+    fails(
+        empty.doctor().args(["--pid", "999999999"]),
+        "error: cannot read /proc/999999999/environ: No such file or directory (os error 2)\nhint: name the pid of \
+         php-fpm's master, and run it as root\n",
+    );
+}

@@ -1,0 +1,12 @@
+//! `cloakroom doctor` before broken set-ups: trees of files as PHP has them, and real servers; the whole output.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod files;
+mod stores;
+mod tree;
+
+fn main() {
+    let mut cases = files::cases();
+    cases.extend(stores::cases());
+    testbed::suite::run(cases);
+}
