@@ -94,7 +94,7 @@ fn part(arguments: &Arguments) -> Result<Part> {
     Ok(Part {
         format,
         pool: arguments.pool.clone(),
-        names: names(&native),
+        names: native.settings.iter().map(|(name, _)| *name).collect(),
         lines,
         secret: arguments.handler != Handler::Cloakroom
             || url.is_some_and(|url| url.to_string().contains("***")),
@@ -135,10 +135,4 @@ fn for_native(handler: Handler, url: Option<&StoreUrl>) -> Result<NativeSettings
         (_, _) => redis::Options::parse(url)?.for_phpredis(),
     };
     settings.map_err(|error| error.on(url.to_string()))
-}
-
-/// What must not be set elsewhere in the file: of two lines PHP-FPM takes the first. An old save_path must not be left to `files`.
-fn names(native: &NativeSettings) -> Vec<&'static str> {
-    let set = native.settings.iter().map(|(name, _)| *name).filter(|name| *name != "session.save_path");
-    std::iter::once("session.save_path").chain(set).collect()
 }
