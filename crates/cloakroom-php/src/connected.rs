@@ -73,7 +73,6 @@ impl Connected {
             url.set(option.name, option.value.clone(), option.setting);
         }
         let name = url.to_string();
-        let from = (!from.is_empty()).then(|| from.join(", "));
         let store =
             stores::open(&url, config.store.clone()).map_err(|error| named_in(error, from.as_deref()))?;
         if self.stores.len() == KEPT {
@@ -174,7 +173,7 @@ impl Connected {
             None => SavePath::parse(text, self.environment)?,
         };
         let (url, because, from) = match parsed {
-            SavePath::Store(url) => (url, None, Vec::new()),
+            SavePath::Store(url) => (url, None, None),
             SavePath::Detect if config.detect => {
                 let detected = detect::detect(self.environment, &directory)?;
                 for notice in detected.notices {
@@ -182,9 +181,10 @@ impl Connected {
                         self.notices.push(notice);
                     }
                 }
-                (detected.url, Some(detected.because), detected.from)
+                let from = (!detected.from.is_empty()).then(|| detected.because.clone());
+                (detected.url, Some(detected.because), from)
             }
-            SavePath::Detect => (StoreUrl::directory(&directory), None, Vec::new()),
+            SavePath::Detect => (StoreUrl::directory(&directory), None, None),
         };
         match save_path.native.and_then(|native| Some((native.name(), (native.refuse)(&url)?))) {
             Some((name, instead)) => {
@@ -202,7 +202,7 @@ impl Connected {
 struct Located {
     url: StoreUrl,
     because: Option<String>,
-    from: Vec<String>,
+    from: Option<String>,
 }
 
 fn named_in(error: Error, variables: Option<&str>) -> Error {

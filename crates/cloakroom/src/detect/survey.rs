@@ -44,7 +44,7 @@ pub struct Candidate {
     pub rank: u8,
     /// Where it is met: [`Source::platform`](super::Source::platform).
     pub platform: &'static str,
-    /// The variables, and what they name inside: a service, a relationship, a binding.
+    /// The variables; where they name the same store several times, all of them.
     pub from: Vec<String>,
     /// Which part of the variable's value, where it has several: `service redis-sessions`.
     pub part: Option<String>,
