@@ -29,12 +29,17 @@ demo: packages-demo ## A visitor walks from server to server and stays logged in
 	@cargo build -p testbed --no-default-features --bin demo
 	@STORE='$(STORE)' KEEP='$(KEEP)' target/debug/demo target/debug/libcloakroom_php.so
 
-build: packages-build ## build/cloakroom.so and build/cloakroom
+build: packages-build ## build/cloakroom.so and build/cloakroom, with its man pages and completions
 	$(call say,Building the extension and the command for release)
 	@cargo build --release -p cloakroom-php -p cloakroom-cli
 	@mkdir -p build
 	@install -m 0755 target/release/libcloakroom_php.so build/cloakroom.so
 	@install -m 0755 target/release/cloakroom build/cloakroom
+	@build/cloakroom man --out build/man
+	@mkdir -p build/completions
+	@build/cloakroom completions bash >build/completions/cloakroom.bash
+	@build/cloakroom completions zsh >build/completions/_cloakroom
+	@build/cloakroom completions fish >build/completions/cloakroom.fish
 	@ls -lh build/cloakroom.so build/cloakroom | awk '{ print "  " $$9 "  " $$5 }'
 
 lint: packages-build ## Formatting, clippy, licences and banned crates

@@ -13,6 +13,10 @@ use serde_json::{Map, Value, json};
 use crate::output::say;
 
 /// Locks, writes, reads and deletes one session for real, and says what it saw
+///
+/// Two workers share a session under an id that is made up, and nothing of it stays. Then the engine is asked how it is set up.
+///
+/// Exit codes: 0 the store keeps sessions and locks them, 1 it does not, or cannot be reached, 2 wrong usage.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What session.save_path says: a directory, tcp://host:6379, redis://host, memcached://host, env:NAME, auto, ...

@@ -1,11 +1,15 @@
-//! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage.
+//! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage, or it could not look.
 
 mod check;
 mod detect;
 mod doctor;
 mod ini;
-#[allow(dead_code, reason = "the commands that use all of it come one by one")]
+mod locks;
 mod output;
+mod pages;
+mod show;
+mod store;
+mod unlock;
 
 use std::process::ExitCode;
 
@@ -14,6 +18,11 @@ use clap::{Parser, Subcommand};
 use output::{BAD, paint, tell};
 
 /// Shared, locked PHP sessions
+///
+/// Finds the store, sets PHP up for it, says what is wrong, and shows what is stored. Secrets are masked everywhere. Colour is
+/// for terminals; NO_COLOR turns it off.
+///
+/// Exit codes: 0 fine, 1 a problem, 2 wrong usage, or the command could not look.
 #[derive(Parser)]
 #[command(name = "cloakroom", version, arg_required_else_help = true)]
 struct Arguments {
@@ -27,6 +36,11 @@ enum Command {
     Detect(detect::Arguments),
     Doctor(doctor::Arguments),
     Ini(ini::Arguments),
+    Show(show::Arguments),
+    Locks(locks::Arguments),
+    Unlock(unlock::Arguments),
+    Man(pages::ManArguments),
+    Completions(pages::CompletionsArguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +49,11 @@ fn main() -> ExitCode {
         Command::Detect(arguments) => detect::run(&arguments),
         Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Ini(arguments) => ini::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
+        Command::Locks(arguments) => locks::run(&arguments),
+        Command::Unlock(arguments) => unlock::run(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -1,6 +1,9 @@
 //! What the commands print: plain text, and colour where a terminal shows it (`NO_COLOR` and pipes are plain).
 
+use std::process::ExitCode;
+
 use anstyle::{AnsiColor, Style};
+use cloakroom::Error;
 use comfy_table::{ContentArrangement, Table, presets};
 
 /// Prints a line. Nobody may read it any more (`| head`): the command goes on and leaves nothing half done.
@@ -32,6 +35,12 @@ pub(crate) const PLAIN: Style = Style::new();
 /// The text in this style; what is printed by [`say`] loses it where colour is not wanted.
 pub(crate) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
+}
+
+/// The exit code of a command that could not look, after its error was told.
+pub(crate) fn could_not_look(error: &Error) -> ExitCode {
+    tell!("{}{error}", paint(BAD, "error: "));
+    ExitCode::from(2)
 }
 
 /// A row of a table; the style is its first cell's.

@@ -61,6 +61,36 @@ pub fn framing(bytes: &[u8]) -> Framing {
     }
 }
 
+/// Which of PHP's serializers wrote a record (`session.serialize_handler`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serializer {
+    /// `php`
+    Php,
+    /// `php_binary`
+    PhpBinary,
+    /// `php_serialize`
+    PhpSerialize,
+    /// `igbinary`
+    Igbinary,
+}
+
+/// Which serializer wrote a whole record, as far as it shows; `None` for an empty or torn record, or another format.
+pub fn serializer(bytes: &[u8]) -> Option<Serializer> {
+    if bytes.is_empty() || framing(bytes) != Framing::Complete {
+        return None;
+    }
+    if igbinary::begins(bytes) {
+        return Some(Serializer::Igbinary);
+    }
+    let formats: [(Format, Serializer); 3] = [
+        (php_serialize, Serializer::PhpSerialize),
+        (php_binary, Serializer::PhpBinary),
+        (php, Serializer::Php),
+    ];
+    let fits = |(format, _): &(Format, Serializer)| format(&mut Reader::new(bytes), &mut |_| {}).is_ok();
+    formats.into_iter().find(fits).map(|(_, serializer)| serializer)
+}
+
 /// Where one variable of a session is in its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Variable {
@@ -236,6 +266,21 @@ mod tests {
         assert_eq!(framing(b"n|s:99999999999999999999999:\"\";"), Framing::Torn);
         let arrays = b"\x14\x01\x06\x01".repeat(3_000_000);
         assert_eq!(framing(&[b"\0\0\0\x02", &arrays[..]].concat()), Framing::Unknown);
+    }
+
+    #[test]
+    fn the_serializer_shows() {
+        for (record, written_by) in [
+            (&b"n|i:1;"[..], Some(Serializer::Php)),
+            (b"\x01ni:1;", Some(Serializer::PhpBinary)),
+            (b"a:1:{s:1:\"n\";i:1;}", Some(Serializer::PhpSerialize)),
+            (b"\0\0\0\x02\x14\x01\x11\x01n\x06\x01", Some(Serializer::Igbinary)),
+            (b"\x81\xa1n\x01", None),
+            (b"n|i", None),
+            (b"", None),
+        ] {
+            assert_eq!(serializer(record), written_by, "{}", record.escape_ascii());
+        }
     }
 
     #[test]
