@@ -32,6 +32,7 @@ kinds! {
     HANDLER "unknown-handler": "PHP has no save handler of that name: session_start() fails";
     NOT_LOADED "extension-not-loaded": "without its extension PHP does not know the save handler: session_start() fails";
     NO_FILE "extension-file-missing": "PHP starts without an extension whose file it does not find: session_start() fails";
+    DOES_NOT_LOAD "extension-does-not-load": "PHP starts without an extension that it cannot load, built for another version for example: session_start() fails";
     OVERRIDDEN "overridden": "the value that PHP reads last holds, and nothing says that the other one is lost";
     LOCKED "locked-by-admin-value": "what php_admin_value sets cannot be changed later: the line is ignored without a word";
     UNREAD "never-read": "no SAPI that was found reads this file";

@@ -255,7 +255,7 @@ fn handler(place: &Place, system: &System) -> Option<Finding> {
 }
 
 /// The line that loads an extension.
-fn loads<'a>(place: &'a Place, extension: &str) -> Option<&'a Said> {
+pub(super) fn loads<'a>(place: &'a Place, extension: &str) -> Option<&'a Said> {
     place.all("extension").find(|said| {
         let file = Path::new(&said.setting.value).file_stem().unwrap_or_default().to_string_lossy();
         file == extension || file.strip_prefix("lib").is_some_and(|it| it == format!("{extension}_php"))

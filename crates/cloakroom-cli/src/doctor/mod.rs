@@ -10,6 +10,7 @@ mod directory;
 mod findings;
 mod judge;
 mod php_ini;
+mod programs;
 mod progress;
 mod sapis;
 mod server;
@@ -94,6 +95,7 @@ fn examine(arguments: &Arguments) -> Result<Report, String> {
     }
     let findings = judge::judge(root, app.as_deref(), &system)?;
     let mut report = Report { findings, ..Report::default() };
+    report.findings.extend(programs::look(root, &system.places));
     if let Some(app) = app {
         report.findings.extend(apps::look(app));
     }

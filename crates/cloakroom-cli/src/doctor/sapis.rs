@@ -6,6 +6,7 @@ use cloakroom::Environment;
 
 use super::apache;
 use super::php_ini::{Fault, Ini, Line, Setting};
+use super::programs;
 
 /// How PHP is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +51,10 @@ pub(super) struct Place {
     pub(super) user: Option<String>,
     /// Where an extension's line would go.
     pub(super) ini_file: PathBuf,
+    /// php.ini.
+    pub(super) ini: PathBuf,
+    /// PHP's, where the tree is of one version.
+    pub(super) version: String,
 }
 
 impl Place {
@@ -106,7 +111,7 @@ struct Tree {
     sapi: Sapi,
     version: String,
     ini: PathBuf,
-    scanned: PathBuf,
+    scanned: Vec<PathBuf>,
     /// PHP-FPM's configuration.
     fpm: Option<PathBuf>,
 }
@@ -137,7 +142,7 @@ impl Search<'_> {
                         sapi,
                         version,
                         ini: own.join("php.ini"),
-                        scanned: own.join("conf.d"),
+                        scanned: vec![own.join("conf.d")],
                         fpm,
                     });
                 }
@@ -156,7 +161,7 @@ impl Search<'_> {
                 sapi,
                 version: String::new(),
                 ini: ini.clone(),
-                scanned: scanned.clone(),
+                scanned: vec![scanned.clone()],
                 fpm,
             };
             trees.push(tree(Sapi::Cli, None));
@@ -167,12 +172,19 @@ impl Search<'_> {
                 trees.push(tree(Sapi::Apache, None));
             }
         }
+        if trees.is_empty() && self.root == Path::new("/") {
+            let tree =
+                |(ini, scanned)| Tree { sapi: Sapi::Cli, version: String::new(), ini, scanned, fpm: None };
+            trees.extend(programs::ini_of_php().map(tree));
+        }
         Ok(trees)
     }
 
     fn read(&self, tree: &Tree, system: &mut System) -> Result<(), String> {
         let mut files = vec![tree.ini.clone()];
-        files.extend(names_in(&tree.scanned)?.into_iter().filter(|file| has_extension(file, "ini")));
+        for directory in &tree.scanned {
+            files.extend(names_in(directory)?.into_iter().filter(|file| has_extension(file, "ini")));
+        }
         let mut said = Vec::new();
         for file in files.iter().filter(|file| file.is_file()) {
             said.extend(self.ini(file, Layer::Files, system)?);
@@ -183,7 +195,9 @@ impl Search<'_> {
             name,
             said,
             user,
-            ini_file: tree.scanned.join("cloakroom.ini"),
+            ini_file: tree.scanned.first().unwrap_or(&tree.ini).join("cloakroom.ini"),
+            ini: tree.ini.clone(),
+            version: tree.version.clone(),
         };
         match tree.sapi {
             Sapi::Cli => system.places.push(place(name("CLI"), said, None)),

@@ -1,6 +1,9 @@
 //! What the files say: each set-up is a whole tree.
 
+use std::process::Command;
+use std::time::Duration;
 use testbed::TempDir;
+
 use testbed::fleet::Plan;
 use testbed::need::Need;
 use testbed::process::Process;
@@ -30,6 +33,16 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_setting_below_a_path_section_is_named", &[], a_path_section),
         case("an_extension_that_fpm_lacks_and_the_cli_has_is_named", &[], an_extension_that_fpm_lacks),
         case("an_extension_without_its_file_is_named", &[], an_extension_without_its_file),
+        case(
+            "an_extension_that_php_cannot_load_is_named",
+            &[Need::Php, Need::MountNamespaces],
+            an_extension_that_fails,
+        ),
+        case(
+            "files_that_php_alone_knows_of_are_found",
+            &[Need::Php, Need::MountNamespaces],
+            files_of_php_alone,
+        ),
         case("a_later_file_of_conf_d_overrides", &[], a_later_file),
         case("a_pool_overrides", &[], a_pool_overrides),
         case("the_pool_of_a_running_fpm_overrides", &[Need::PhpFpm, Need::Nginx], a_running_pool_overrides),
@@ -272,6 +285,59 @@ fn an_extension_without_its_file() {
     tree.finds(&[], &[FPM, DIRECTORY], &findings);
 }
 
+/// The doctor of this machine with the tree's `from` in the place of `to`, both directories.
+fn in_the_place_of(to: &str, tree: &Tree, from: &str) -> Command {
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(tree.path(from)).arg(to);
+    command.args([env!("CARGO_BIN_EXE_cloakroom"), "doctor", "--sapi", "cli"]);
+    command
+}
+
+fn an_extension_that_fails() {
+    let tree = Tree::cli();
+    tree.write("own/8.2/cli/php.ini", "session.save_handler = cloakroom\n");
+    let sessions = tree.path("var/sessions").display().to_string();
+    let broken = tree.path("usr/lib/php/20220829/cloakroom.so").display().to_string();
+    let text = |extension: &str| {
+        format!(
+            "extension = {extension}\nsession.save_handler = cloakroom\nsession.save_path = \"{sessions}\"\n"
+        )
+    };
+    let looked_at = ["CLI 8.2", &format!("{sessions}: round trip p50 N ms, p99 N ms")];
+    tree.write("own/8.2/cli/conf.d/20-cloakroom.ini", text(&broken));
+    let output = in_the_place_of("/etc/php", &tree, "own").output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let problem = "problem: /etc/php/8.2/cli/conf.d/20-cloakroom.ini:1: php";
+    let line = stdout.lines().find(|line| line.starts_with(problem)).unwrap_or_else(|| panic!("{stdout}"));
+    // PHP's own words, which name the file and its fault, and differ between versions.
+    assert!(line.contains(" does not load cloakroom: Unable to load dynamic library '"), "{line}");
+    assert!(line.ends_with("[extension-does-not-load]") && output.status.code() == Some(1), "{line}");
+    // The real one loads.
+    tree.write("own/8.2/cli/conf.d/20-cloakroom.ini", text(&testbed::php::extension().display().to_string()));
+    tree.says(&mut in_the_place_of("/etc/php", &tree, "own"), &looked_at, &[]);
+}
+
+fn files_of_php_alone() {
+    let tree = Tree::new();
+    tree.write("empty/none", "");
+    tree.write(
+        "ini/php.ini",
+        format!("session.save_path = {}\nsession.name = JSESSIONID\n", tree.path("var/sessions").display()),
+    );
+    let looked_at = ["CLI", "ROOT/var/sessions: round trip p50 N ms, p99 N ms"];
+    let findings = [problem(
+        "sticky-name",
+        "ROOT/ini/php.ini:2: session.name = JSESSIONID",
+        "ROOT/ini/php.ini:2: session.name = PHPSESSID",
+    )];
+    tree.says(
+        in_the_place_of("/etc/php", &tree, "empty").env("PHPRC", tree.path("ini")),
+        &looked_at,
+        &findings,
+    );
+}
+
 /// That one line overrides another.
 fn overridden(place: &str, by: (&str, &str), lost: (&str, &str)) -> Expected {
     let what = format!("{place}: {} ({}) overrides {} ({})", by.0, by.1, lost.0, lost.1);
@@ -333,6 +399,11 @@ fn the_environment_of_a_running_process() {
     let logs = TempDir::new();
     let process =
         Process::start(command.arg("600").env("SESSION_STORE_URL", "/var/sessions"), logs.path(), "sleep");
+    // Between the fork and the end of the exec it has none.
+    testbed::wait_until("its environment is there", Duration::from_secs(30), || {
+        let environment = std::fs::read(format!("/proc/{}/environ", process.pid())).unwrap();
+        String::from_utf8_lossy(&environment).contains("SESSION_STORE_URL")
+    });
     tree.finds(&["--pid", &process.pid().to_string()], &[FPM, DIRECTORY], &[local()]);
 }
 
