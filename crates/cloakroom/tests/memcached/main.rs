@@ -10,6 +10,7 @@ mod documented;
 mod fence;
 mod inspect;
 mod locks;
+mod looking;
 mod native;
 mod options;
 mod pools;
@@ -42,6 +43,7 @@ fn main() {
         cuts::cases(),
         fence::cases(),
         locks::cases(),
+        looking::cases(),
         native::cases(),
         inspect::cases(),
         options::cases(),

@@ -19,7 +19,7 @@ fn case(name: &str, needs: &[Need], run: fn()) -> Case {
 }
 
 /// The cluster of all cases that leave it whole: it takes two seconds to start.
-fn shared() -> &'static Cluster {
+pub(crate) fn shared() -> &'static Cluster {
     static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
     &CLUSTER
 }

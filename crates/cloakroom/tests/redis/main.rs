@@ -8,6 +8,7 @@ mod docs;
 #[path = "../documented/mod.rs"]
 mod documented;
 mod faults;
+mod looking;
 mod native;
 mod pools;
 mod queue;
@@ -36,6 +37,7 @@ fn main() {
         wire::cases(),
         queue::cases(),
         faults::cases(),
+        looking::cases(),
         refusals::cases(),
         native::cases(),
         pools::cases(),

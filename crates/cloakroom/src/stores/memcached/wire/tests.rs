@@ -569,6 +569,7 @@ fn requests_are_these_bytes() {
     let expiry = LONG;
     let asks = [
         (GET, "gets k\r\n", "mg k v c k\r\n"),
+        (Ask::Life { key: b"k" }, "gets k\r\n", "mg k t k\r\n"),
         (Ask::Add { key: b"k", value: b"v", expiry }, "add k 0 100 1\r\nv\r\n", ""),
         (Ask::Set { key: b"k", value: b"", expiry }, "set k 0 100 0\r\n\r\n", ""),
         (Ask::Swap { key: b"k", value: b"v", expiry, version: 7 }, "cas k 0 100 1 7\r\nv\r\n", ""),
