@@ -43,6 +43,7 @@ kinds! {
     SECRET "password-in-ini": "PHP prints session.save_path in its own warnings and in phpinfo()";
     LOCAL "on-this-host": "sessions in a local directory are not there for a visitor who is sent to another server";
     SAVE_PATH "save-path": "a store that cannot be understood is no store: session_start() fails";
+    NATIVE "native-rejects": "the native handler does not take this form: session_start() fails";
     UNDETECTED "nothing-detected": "session.save_path is empty, and the environment names no store that can be used";
     NOTICE "platform-notice": "session.save_path is empty: what the environment names decides where sessions are";
     NO_DIRECTORY "directory-missing": "PHP does not make the directory: session_start() fails";

@@ -60,6 +60,10 @@ const CLOAKROOM: &[&str] = &[
     "cloakroom.timeout",
 ];
 
+/// php-memcached's until version 2, as Cloud Foundry still writes them, and what they are called since.
+const GONE: &[(&str, Option<&str>)] =
+    &[("memcached.sess_binary", Some("memcached.sess_binary_protocol")), ("memcached.use_sasl", None)];
+
 /// The save handlers that are known, and the extension that each is from.
 const HANDLERS: &[(&str, Option<&str>)] = &[
     ("files", None),
@@ -104,6 +108,7 @@ pub(super) fn judge(root: &Path, app: Option<&Path>, system: &System) -> Result<
         }));
         found.extend(collecting(root, place)?);
         found.extend(secret(place));
+        found.extend(rejected(place));
     }
     found.extend(serializers(system));
     found.extend(unread(app, system)?);
@@ -124,7 +129,8 @@ pub(super) fn is_broken(said: &Said, system: &System) -> bool {
 
 /// How a value is shown: the URL of a store without its secrets.
 pub(super) fn shown(name: &str, value: &str) -> String {
-    if name != "session.save_path" || value.is_empty() {
+    // A URL may have got to where it does not belong.
+    if name != "session.save_path" && !value.contains("://") || value.is_empty() {
         return value.to_owned();
     }
     match SavePath::parse(value, &Environment::of_process()) {
@@ -181,6 +187,13 @@ fn typing(said: &Said) -> Option<Finding> {
     if !concerns_sessions(name) {
         return None;
     }
+    if let Some((_, right)) = GONE.iter().find(|(gone, _)| *gone == name) {
+        let change = match right {
+            Some(right) => format!("{at}: {right} = {}", setting.value),
+            None => format!("{at}: remove the line"),
+        };
+        return Some(Finding::problem(kinds::MISSPELT, format!("{at}: there is no setting {name}"), change));
+    }
     let known = if name.starts_with("cloakroom.") { CLOAKROOM } else { SESSION };
     if (name.starts_with("session.") || name.starts_with("cloakroom.")) && !known.contains(&name) {
         let value = shown(&meant(name, known).unwrap_or_default(), &setting.value);
@@ -234,13 +247,11 @@ fn handler(place: &Place, system: &System) -> Option<Finding> {
     let Some((_, extension)) = HANDLERS.iter().find(|(name, _)| *name == value) else {
         let names: Vec<&str> = HANDLERS.iter().map(|(name, _)| *name).collect();
         let right = meant(value, &names).unwrap_or_else(|| "cloakroom".to_owned());
-        let what = format!("{at}: there is no save handler \"{value}\"");
+        let what = format!("{at}: there is no save handler \"{}\"", shown("session.save_handler", value));
         return Some(Finding::problem(kinds::HANDLER, what, format!("{at}: session.save_handler = {right}")));
     };
     let extension = (*extension)?;
-    let stands_in =
-        place.value("cloakroom.drop_in").unwrap_or_default().split(',').any(|it| it.trim() == value);
-    if loads(place, extension).is_some() || stands_in && loads(place, "cloakroom").is_some() {
+    if loads(place, extension).is_some() || stands_in(place, value) {
         return None;
     }
     let elsewhere = system.places.iter().find_map(|other| Some((other, loads(other, extension)?)));
@@ -384,6 +395,45 @@ fn secret(place: &Place) -> Option<Finding> {
         let change = format!("{}: auth=env:NAME or auth=file:PATH in its place", said.setting.at);
         Finding::note(kinds::SECRET, what, change)
     })
+}
+
+/// Forms of older handlers, and of ours, that the native ones refuse.
+fn rejected(place: &Place) -> Option<Finding> {
+    let handler = place.handler();
+    let said = place.holds("session.save_path").filter(|_| !stands_in(place, handler))?;
+    let (at, path) = (&said.setting.at, said.setting.value.as_str());
+    let (form, right) = match handler {
+        "memcached" if path.starts_with("PERSISTENT=") => {
+            let (id, servers) = path["PERSISTENT=".len()..].split_once(' ').unwrap_or_default();
+            let right =
+                format!("session.save_path = \"{servers}\", and memcached.sess_persistent = 1 (id {id})");
+            ("PERSISTENT=, which php-memcached knows no more since version 3", right)
+        }
+        "redis" if path.starts_with("redis://") || path.starts_with("rediss://") => {
+            let change =
+                "session.save_path = \"tcp://host:port?auth=password\", or session.save_handler = cloakroom";
+            ("redis://, which phpredis does not know", change.to_owned())
+        }
+        "redis" if path.contains("auth=&") || path.ends_with("auth=") => {
+            let right = format!(
+                "session.save_path = \"{}\"",
+                shown(
+                    "session.save_path",
+                    &path.replace("?auth=&", "?").replace("?auth=", "").replace("&auth=", "")
+                )
+            );
+            ("auth= without a password, with which phpredis logs in all the same", right)
+        }
+        _ => return None,
+    };
+    let what = format!("{at}: session.save_path has {form}");
+    Some(Finding::problem(kinds::NATIVE, what, format!("{at}: {right}")))
+}
+
+/// Whether Cloakroom answers to this handler's name.
+fn stands_in(place: &Place, handler: &str) -> bool {
+    let names = place.value("cloakroom.drop_in").unwrap_or_default();
+    names.split(',').any(|name| name.trim() == handler) && loads(place, "cloakroom").is_some()
 }
 
 /// SAPIs that share their sessions must write them alike.

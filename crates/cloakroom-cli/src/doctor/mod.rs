@@ -100,6 +100,11 @@ fn examine(arguments: &Arguments) -> Result<Report, String> {
         report.findings.extend(apps::look(app));
     }
     for target in targets(arguments, &system) {
+        if target.serves && target.names_nothing() && arguments.pid.is_none() {
+            let what = "session.save_path is empty, and this command's environment may not be PHP's";
+            let change = "cloakroom doctor --pid PID, with the pid of php-fpm's master";
+            report.findings.push(Finding::note(kinds::NOTICE, what, change));
+        }
         report.look_at(root, &target, &environment);
     }
     report.system = system;
@@ -133,6 +138,13 @@ struct Target {
     serves: bool,
     /// Where the files say so.
     at: Option<Line>,
+}
+
+impl Target {
+    /// Whether the environment decides.
+    fn names_nothing(&self) -> bool {
+        self.handler == "cloakroom" && ["", "auto"].contains(&self.save_path.as_str())
+    }
 }
 
 fn targets(arguments: &Arguments, system: &System) -> Vec<Target> {
@@ -267,7 +279,7 @@ impl Report {
         let mut value = Map::new();
         let sapis = self.system.places.iter().map(|place| {
             json!({
-                "sapi": place.name, "save_handler": place.handler(),
+                "sapi": place.name, "save_handler": judge::shown("session.save_handler", place.handler()),
                 "save_path": judge::shown("session.save_path", place.save_path()),
             })
         });

@@ -30,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case("a_misspelt_setting_is_named", &[], a_misspelt_setting),
         case("an_unknown_save_handler_is_named", &[], an_unknown_handler),
+        case("a_url_in_the_place_of_a_handler_is_masked", &[], a_url_that_is_no_handler),
         case("a_setting_below_a_path_section_is_named", &[], a_path_section),
         case("an_extension_that_fpm_lacks_and_the_cli_has_is_named", &[], an_extension_that_fpm_lacks),
         case("an_extension_without_its_file_is_named", &[], an_extension_without_its_file),
@@ -43,6 +44,12 @@ pub(crate) fn cases() -> Vec<Case> {
             &[Need::Php, Need::MountNamespaces],
             files_of_php_alone,
         ),
+        case(
+            "forms_that_native_handlers_refuse_are_named",
+            &[Need::PhpRedis, Need::PhpMemcached],
+            forms_that_native_handlers_refuse,
+        ),
+        case("settings_that_php_memcached_has_no_more_are_named", &[], settings_that_are_gone),
         case("a_later_file_of_conf_d_overrides", &[], a_later_file),
         case("a_pool_overrides", &[], a_pool_overrides),
         case("the_pool_of_a_running_fpm_overrides", &[Need::PhpFpm, Need::Nginx], a_running_pool_overrides),
@@ -227,6 +234,20 @@ fn an_unknown_handler() {
     tree.finds(&[], &[FPM], &findings);
 }
 
+fn a_url_that_is_no_handler() {
+    let tree = Tree::fpm();
+    tree.write(
+        "etc/php/8.2/fpm/conf.d/20-cloakroom.ini",
+        "session.save_handler = \"tcp://10.0.0.1:6379?auth=s3cr3t\"\n",
+    );
+    let findings = [problem(
+        "unknown-handler",
+        format!("{INI}:1: there is no save handler \"tcp://10.0.0.1:6379?auth=***\""),
+        format!("{INI}:1: session.save_handler = cloakroom"),
+    )];
+    tree.finds(&[], &[FPM], &findings);
+}
+
 fn a_path_section() {
     scanned(
         &format!("{CLOAKROOM_INI}[PATH=/srv/www]\nsession.gc_maxlifetime = 7200\n"),
@@ -338,6 +359,79 @@ fn files_of_php_alone() {
     );
 }
 
+fn forms_that_native_handlers_refuse() {
+    let redis = testbed::redis::Redis::with(&["--appendonly", "yes"]);
+    let url = redis.native();
+    let server = testbed::memcached::Memcached::with(&["-M"]);
+    let cases = [
+        (
+            "redis",
+            format!("{url}?auth="),
+            "auth= without a password, with which phpredis logs in all the same",
+            format!("session.save_path = \"{url}\""),
+        ),
+        (
+            "redis",
+            redis.url(),
+            "redis://, which phpredis does not know",
+            "session.save_path = \"tcp://host:port?auth=password\", or session.save_handler = cloakroom"
+                .to_owned(),
+        ),
+        (
+            "memcached",
+            format!("PERSISTENT=app_sessions {}", server.address()),
+            "PERSISTENT=, which php-memcached knows no more since version 3",
+            format!(
+                "session.save_path = \"{}\", and memcached.sess_persistent = 1 (id app_sessions)",
+                server.address()
+            ),
+        ),
+    ];
+    for (handler, path, form, right) in cases {
+        // As PHP itself says.
+        let script = "echo @session_start() ? 'started' : 'refused';";
+        let run = testbed::php::Script::new(script)
+            .module("igbinary.so")
+            .module("msgpack.so")
+            .module(&format!("{handler}.so"));
+        let run = run.ini("session.save_handler", handler).ini("session.save_path", &path).run();
+        assert!(!run.stdout.contains("started"), "{path}: {run}");
+        let tree = Tree::fpm();
+        let text = format!(
+            "extension = {handler}\nsession.save_handler = {handler}\nsession.save_path = \"{path}\"\n"
+        );
+        tree.write("usr/lib/php/20220829/memcached.so", "");
+        tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+        let output = tree.doctor().output().unwrap();
+        let stdout =
+            String::from_utf8(output.stdout).unwrap().replace(&tree.root().display().to_string(), "ROOT");
+        let line = format!("problem: {INI}:3: session.save_path has {form} [native-rejects]\n");
+        assert!(
+            stdout.contains(&line) && stdout.contains(&format!("  change: {INI}:3: {right}\n")),
+            "{stdout}"
+        );
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+fn settings_that_are_gone() {
+    scanned(
+        &format!("{CLOAKROOM_INI}memcached.sess_binary = On\nmemcached.use_sasl = On\n"),
+        vec![
+            problem(
+                "misspelt-setting",
+                format!("{INI}:5: there is no setting memcached.sess_binary"),
+                format!("{INI}:5: memcached.sess_binary_protocol = 1"),
+            ),
+            problem(
+                "misspelt-setting",
+                format!("{INI}:6: there is no setting memcached.use_sasl"),
+                format!("{INI}:6: remove the line"),
+            ),
+        ],
+    );
+}
+
 /// That one line overrides another.
 fn overridden(place: &str, by: (&str, &str), lost: (&str, &str)) -> Expected {
     let what = format!("{place}: {} ({}) overrides {} ({})", by.0, by.1, lost.0, lost.1);
@@ -399,6 +493,16 @@ fn the_environment_of_a_running_process() {
     let logs = TempDir::new();
     let process =
         Process::start(command.arg("600").env("SESSION_STORE_URL", "/var/sessions"), logs.path(), "sleep");
+    let of_this_command = note(
+        "platform-notice",
+        "session.save_path is empty, and this command's environment may not be PHP's",
+        "cloakroom doctor --pid PID, with the pid of php-fpm's master",
+    );
+    tree.says(
+        tree.doctor().env("SESSION_STORE_URL", "/var/sessions"),
+        &[FPM, DIRECTORY],
+        &[of_this_command, local()],
+    );
     // Between the fork and the end of the exec it has none.
     testbed::wait_until("its environment is there", Duration::from_secs(30), || {
         let environment = std::fs::read(format!("/proc/{}/environ", process.pid())).unwrap();
