@@ -14,8 +14,8 @@ use crate::store::{Chosen, ends, life, lock_json, soon, waiting};
 /// Shows what is stored under a session id, how long it lives, and who has its lock
 ///
 /// Takes no lock and changes nothing. Values are shown as their type and size unless --reveal is given. The serializers php,
-/// php_binary and php_serialize are read, and compression as phpredis does it (lzf, zstd, lz4) is undone; of igbinary and
-/// of what is not known here, the size is told alone.
+/// php_binary, php_serialize and igbinary are read, and compression as phpredis does it (lzf, zstd, lz4) is undone; of what is
+/// not known here (msgpack, encrypted), the size is told alone.
 ///
 /// Exit codes: 0 there is such a session, 1 there is none, 2 wrong usage, or the store cannot tell.
 #[derive(clap::Args)]
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     id: String,
     #[command(flatten)]
     store: Chosen,
-    /// Shows the values, as PHP's serialize() writes them
+    /// Shows the values, as PHP's serialize() writes them (igbinary's bytes escaped)
     #[arg(long)]
     reveal: bool,
     /// The same as JSON
@@ -87,6 +87,21 @@ impl<'a> Session<'a> {
             Some(compression) => {
                 format!("{} bytes, {} with {compression} undone", self.stored, self.bytes.len())
             }
+        }
+    }
+
+    /// What may be printed of a value: `string, 4 bytes`, `array, 3 entries`.
+    fn told(&self, value: &[u8]) -> String {
+        match self.serializer {
+            Some(Serializer::Igbinary) => igbinary_kind_and_size(value),
+            _ => kind_and_size(value),
+        }
+    }
+
+    fn revealed(&self, value: &[u8]) -> String {
+        match self.serializer {
+            Some(Serializer::Igbinary) => value.escape_ascii().to_string(),
+            _ => text(value),
         }
     }
 
@@ -154,7 +169,7 @@ fn print(
         .iter()
         .map(|variable| {
             let value = &session.bytes[variable.value.clone()];
-            let told = if reveal { text(value) } else { kind_and_size(value) };
+            let told = if reveal { session.revealed(value) } else { session.told(value) };
             Row { style: PLAIN, cells: vec![text(&session.bytes[variable.name.clone()]), told] }
         })
         .collect();
@@ -180,10 +195,13 @@ fn in_json(
             let value = &session.bytes[variable.value.clone()];
             let mut told = json!({
                 "name": String::from_utf8_lossy(&session.bytes[variable.name.clone()]),
-                "holds": kind_and_size(value),
+                "holds": session.told(value),
             });
             if reveal {
-                told["value"] = String::from_utf8_lossy(value).into();
+                told["value"] = match session.serializer {
+                    Some(Serializer::Igbinary) => value.escape_ascii().to_string().into(),
+                    _ => String::from_utf8_lossy(value).into(),
+                };
             }
             told
         });
@@ -203,12 +221,12 @@ fn in_json(
     })
 }
 
-/// What may be printed of a value: `string, 4 bytes`, `array, 3 entries`.
+/// Of a value that PHP's `serialize()` wrote.
 fn kind_and_size(value: &[u8]) -> String {
     let count = |number: usize, one: &str, many: &str| {
         let text = value.split(|byte| *byte == b':').nth(number).unwrap_or_default();
-        let count = std::str::from_utf8(text).unwrap_or_default();
-        format!("{count} {}", if count == "1" { one } else { many })
+        let count = std::str::from_utf8(text).ok().and_then(|count| count.parse().ok());
+        counted(count.unwrap_or_default(), one, many)
     };
     match value.first() {
         Some(b'N') => "null".into(),
@@ -222,6 +240,31 @@ fn kind_and_size(value: &[u8]) -> String {
         Some(b'r' | b'R') => "reference".into(),
         _ => format!("{} bytes", value.len()),
     }
+}
+
+/// Of a value that igbinary wrote.
+fn igbinary_kind_and_size(value: &[u8]) -> String {
+    let [kind, rest @ ..] = value else { return String::new() };
+    let number =
+        |width: usize| rest.iter().take(width).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    match kind {
+        0x00 => "null".into(),
+        0x04 | 0x05 => "boolean".into(),
+        0x06..=0x0b | 0x20 | 0x21 => "integer".into(),
+        0x0c => "float".into(),
+        0x0d => "string, 0 bytes".into(),
+        0x0e..=0x10 => "string, the same as one before".into(),
+        0x11..=0x13 => format!("string, {}", counted(number(1 << (kind - 0x11)), "byte", "bytes")),
+        0x26 => format!("string, {}", counted(number(8), "byte", "bytes")),
+        0x14..=0x16 => format!("array, {}", counted(number(1 << (kind - 0x14)), "entry", "entries")),
+        0x17..=0x1c => format!("object, {} bytes", value.len()),
+        0x01..=0x03 | 0x22..=0x25 => "reference".into(),
+        _ => format!("{} bytes", value.len()),
+    }
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Readable, and without anything that a terminal would obey.
@@ -255,6 +298,23 @@ mod tests {
             ("E:6:\"Suit:H\";", "enum case"),
         ] {
             assert_eq!(kind_and_size(value.as_bytes()), told);
+        }
+    }
+
+    #[test]
+    fn a_value_of_igbinary_is_told_the_same_way() {
+        for (value, told) in [
+            (&b"\x00"[..], "null"),
+            (b"\x05", "boolean"),
+            (b"\x06\x07", "integer"),
+            (b"\x0c\0\0\0\0\0\0\0\0", "float"),
+            (b"\x0d", "string, 0 bytes"),
+            (b"\x11\x01x", "string, 1 byte"),
+            (b"\x12\x01\x00..", "string, 256 bytes"),
+            (b"\x0e\x00", "string, the same as one before"),
+            (b"\x14\x03", "array, 3 entries"),
+        ] {
+            assert_eq!(igbinary_kind_and_size(value), told);
         }
     }
 

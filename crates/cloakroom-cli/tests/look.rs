@@ -17,6 +17,7 @@ fn main() {
         case("a_session_is_shown_as_json", &[Need::Redis], a_session_is_shown_as_json),
         case("what_is_not_there_is_a_problem", &[], what_is_not_there_is_a_problem),
         case("what_phpredis_compressed_is_shown", &[], what_phpredis_compressed_is_shown),
+        case("what_igbinary_wrote_is_shown", &[], what_igbinary_wrote_is_shown),
         case("what_cannot_be_decoded_is_told", &[], what_cannot_be_decoded_is_told),
         case("the_process_that_locked_a_file_is_named", &[], the_process_that_locked_a_file_is_named),
         case(
@@ -106,6 +107,15 @@ fn what_is_not_there_is_a_problem() {
     );
 }
 
+fn what_igbinary_wrote_is_shown() {
+    // ["n" => 1, "name" => "n"]
+    let directory = directory_with(b"\0\0\0\x02\x14\x02\x11\x01n\x06\x01\x11\x04name\x0e\x00");
+    let shown = cloakroom(&["show", "abcdefghijk", "--store", directory.path().to_str().unwrap()]).stdout;
+    assert!(shown.contains("format   igbinary\n"), "{shown}");
+    let table = "\nvariable  holds\nn         integer\nname      string, the same as one before\n";
+    assert!(shown.ends_with(table), "{shown}");
+}
+
 /// A directory with this record, last written an hour and a half ago.
 fn directory_with(record: &[u8]) -> TempDir {
     let directory = TempDir::new();
@@ -132,7 +142,6 @@ fn what_cannot_be_decoded_is_told() {
         (&b"\x81\xa1n\x01"[..], "not known here (msgpack, encrypted, ...)"),
         (b"cart|a:1:{i:0", "cut off or mixed up: PHP cannot read it"),
         (b"", "none: the session is empty"),
-        (b"\0\0\0\x02\x14\x01\x11\x01n\x06\x01", "igbinary"),
     ] {
         let directory = directory_with(record);
         let path = directory.path().to_str().unwrap();

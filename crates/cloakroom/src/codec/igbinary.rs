@@ -1,7 +1,9 @@
 //! igbinary, format 2 (and 1, which only lacks references): walked, not decoded.
 
-use super::Framing;
+use std::ops::Range;
+
 use super::serialize::Stop;
+use super::{Framing, Variable};
 
 const HEADERS: [[u8; 4]; 2] = [[0, 0, 0, 1], [0, 0, 0, 2]];
 
@@ -15,7 +17,7 @@ pub(super) fn begins(bytes: &[u8]) -> bool {
 
 /// Whether a record that [`begins`] as igbinary is whole.
 pub(super) fn framing(bytes: &[u8]) -> Framing {
-    let mut walk = Walk { bytes, at: 4.min(bytes.len()) };
+    let mut walk = Walk { bytes, at: 4.min(bytes.len()), strings: None };
     match walk.value() {
         Ok(()) if walk.at == bytes.len() => Framing::Complete,
         Err(Stop::Cut) => Framing::Torn,
@@ -24,9 +26,26 @@ pub(super) fn framing(bytes: &[u8]) -> Framing {
     }
 }
 
+/// Where the variables of a whole record are. Their names may stand inside of a value before them: a string that comes again is
+/// a number.
+pub(super) fn variables(bytes: &[u8]) -> Result<Vec<Variable>, Stop> {
+    let mut walk = Walk { bytes, at: 4.min(bytes.len()), strings: Some(Vec::new()) };
+    let Next::Entries(entries) = walk.one()? else { return Err(Stop::Broken) };
+    let mut variables = Vec::new();
+    for _ in 0..entries {
+        let name = walk.name()?;
+        let start = walk.at;
+        walk.value()?;
+        variables.push(Variable { name, value: start..walk.at });
+    }
+    if walk.at == bytes.len() { Ok(variables) } else { Err(Stop::Broken) }
+}
+
 struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The strings so far, where they are wanted.
+    strings: Option<Vec<Range<usize>>>,
 }
 
 /// What comes after a value's own bytes.
@@ -81,7 +100,10 @@ impl Walk<'_> {
             // An object is its class name (new, or seen before) and then an array, or its own bytes.
             0x17..=0x19 => self.text(1 << (kind - 0x17)).map(|_| Next::Value),
             0x1a..=0x1c => self.skip(1 << (kind - 0x1a)).map(|_| Next::Value),
-            0x1d..=0x1f => self.text(1 << (kind - 0x1d)),
+            0x1d..=0x1f => {
+                let length = self.number(1 << (kind - 0x1d))?;
+                self.skip(length)
+            }
             // A PHP reference to the value that follows; the case of an enum, whose name follows.
             0x25 | 0x27 => Ok(Next::Value),
             _ => Err(Stop::Broken),
@@ -96,6 +118,28 @@ impl Walk<'_> {
         }
     }
 
+    /// A key that is a string.
+    fn name(&mut self) -> Result<Range<usize>, Stop> {
+        let kind = *self.bytes.get(self.at).ok_or(Stop::Cut)?;
+        let index = match kind {
+            0x0d => {
+                self.at += 1;
+                return Ok(self.at..self.at);
+            }
+            0x0e..=0x10 => {
+                self.at += 1;
+                usize::try_from(self.number(1 << (kind - 0x0e))?).map_err(|_| Stop::Broken)?
+            }
+            0x11..=0x13 | 0x26 => {
+                self.one()?;
+                self.strings.as_ref().map_or(0, Vec::len).saturating_sub(1)
+            }
+            _ => return Err(Stop::Broken),
+        };
+        let strings = self.strings.as_deref().unwrap_or_default();
+        strings.get(index).cloned().ok_or(Stop::Broken)
+    }
+
     fn number(&mut self, width: usize) -> Result<u64, Stop> {
         let digits = self.bytes.get(self.at..self.at + width).ok_or(Stop::Cut)?;
         self.at += width;
@@ -104,7 +148,12 @@ impl Walk<'_> {
 
     fn text(&mut self, width: usize) -> Result<Next, Stop> {
         let length = self.number(width)?;
-        self.skip(length)
+        let start = self.at;
+        self.skip(length)?;
+        if let Some(strings) = &mut self.strings {
+            strings.push(start..self.at);
+        }
+        Ok(Next::Nothing)
     }
 
     fn skip(&mut self, length: u64) -> Result<Next, Stop> {

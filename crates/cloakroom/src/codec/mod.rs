@@ -96,11 +96,12 @@ pub fn serializer(bytes: &[u8]) -> Option<Serializer> {
 pub struct Variable {
     /// The bytes of its name; in `php_serialize` the digits of a numeric one.
     pub name: Range<usize>,
-    /// The bytes of its value, as PHP's `serialize()` wrote them.
+    /// The bytes of its value, as PHP's `serialize()` or igbinary wrote them; what igbinary wrote may name strings of before.
     pub value: Range<usize>,
 }
 
-/// Where the variables of a whole record are, in their order; `None` for a torn record, or one of another format.
+/// Where the variables of a whole record are, in their order; `None` for a torn record, one of another format, or
+/// where igbinary has a number for a name.
 ///
 /// # Examples
 /// ```
@@ -112,6 +113,9 @@ pub struct Variable {
 pub fn variables(bytes: &[u8]) -> Option<Vec<Variable>> {
     if framing(bytes) != Framing::Complete {
         return None;
+    }
+    if !bytes.is_empty() && igbinary::begins(bytes) {
+        return igbinary::variables(bytes).ok();
     }
     [php_serialize, php_binary, php].into_iter().find_map(|format| {
         let mut found = Vec::new();
@@ -298,6 +302,12 @@ mod tests {
             let expected = [(&b"n"[..], &b"i:1;"[..]), (b"long name", b"a:1:{i:0;N;}")];
             assert_eq!(texts, expected.map(|(name, value)| (name.to_vec(), value.to_vec())));
         }
+        // `n` again as the name of the second one: `["x" => "n", "n" => "x"]`.
+        let igbinary = b"\0\0\0\x02\x14\x02\x11\x01x\x11\x01n\x0e\x01\x0e\x00";
+        let found = variables(igbinary).unwrap();
+        let names: Vec<_> = found.iter().map(|variable| &igbinary[variable.name.clone()]).collect();
+        assert_eq!(names, [b"x", b"n"]);
+        assert_eq!(igbinary[found[1].value.clone()], [0x0e, 0]);
         assert_eq!(variables(b"n|i:1"), None);
         assert_eq!(variables(b""), Some(vec![]));
     }
