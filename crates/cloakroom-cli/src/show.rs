@@ -9,7 +9,7 @@ use cloakroom::{Life, Lock, Peeked, Result, SessionId, StoreUrl};
 use serde_json::{Value, json};
 
 use crate::output::{BAD, FAINT, PLAIN, Row, could_not_look, paint, say, table, tell};
-use crate::store::{Chosen, ends, life, lock_json, soon, waiting};
+use crate::store::{Chosen, it_ends, life, lock_json, soon, waiting};
 
 /// Shows what is stored under a session id, how long it lives, and who has its lock
 ///
@@ -48,7 +48,7 @@ fn show(arguments: &Arguments) -> Result<ExitCode> {
         (false, None) => {
             tell!("{}there is no session {id} (store {url})", paint(BAD, "error: "));
             if let Some(lock) = lock {
-                tell!("its lock is held by {}, and ends {}", lock.holder, ends(lock.ends));
+                tell!("its lock is held by {}, and {}", lock.holder, it_ends(lock.ends));
             }
         }
         (false, Some(session)) => {
@@ -155,7 +155,7 @@ fn print(
         None => line("lock", "free"),
         Some(lock) => {
             line("lock", &format!("held by {}", lock.holder));
-            line("", &format!("ends {}; waiting for it: {}", ends(lock.ends), waiting(lock.waiting)));
+            line("", &format!("{}; waiting for it: {}", it_ends(lock.ends), waiting(lock.waiting)));
         }
     }
     if session.variables.is_empty() {

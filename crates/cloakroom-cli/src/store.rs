@@ -56,6 +56,15 @@ pub(crate) fn ends(ends: Ends) -> String {
     }
 }
 
+/// The same in a sentence.
+pub(crate) fn it_ends(when: Ends) -> String {
+    match when {
+        Ends::Never => "never ends by itself".into(),
+        Ends::Unknown => "ends at a time that this store does not tell".into(),
+        when => format!("ends {}", ends(when)),
+    }
+}
+
 pub(crate) fn waiting(waiting: Option<u32>) -> String {
     waiting.map_or("?".into(), |waiting| waiting.to_string())
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use cloakroom::{Broken, Error, ErrorKind, Lock, Result, SessionId};
 
 use crate::output::{BAD, GOOD, could_not_look, paint, say, tell};
-use crate::store::{Chosen, ends, soon, waiting};
+use crate::store::{Chosen, it_ends, soon, waiting};
 
 /// Breaks the lock of a session that nobody gives back
 ///
@@ -38,7 +38,7 @@ fn unlock(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     say!("session {id} is locked by {} (store {url})", lock.holder);
-    say!("the lock ends {}; waiting for it: {}", ends(lock.ends), waiting(lock.waiting));
+    say!("the lock {}; waiting for it: {}", it_ends(lock.ends), waiting(lock.waiting));
     if !arguments.yes && !agreed(&lock)? {
         say!("nothing was done");
         return Ok(ExitCode::FAILURE);

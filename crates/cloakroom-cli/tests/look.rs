@@ -15,6 +15,11 @@ fn main() {
     run(vec![
         case("a_session_is_shown_without_its_values", &[Need::Redis], a_session_is_shown_without_its_values),
         case("a_session_is_shown_as_json", &[Need::Redis], a_session_is_shown_as_json),
+        case(
+            "the_lock_of_a_session_that_is_not_there_is_told",
+            &[Need::Redis],
+            the_lock_of_a_session_that_is_not_there_is_told,
+        ),
         case("what_is_not_there_is_a_problem", &[], what_is_not_there_is_a_problem),
         case("what_phpredis_compressed_is_shown", &[], what_phpredis_compressed_is_shown),
         case("what_igbinary_wrote_is_shown", &[], what_igbinary_wrote_is_shown),
@@ -60,7 +65,7 @@ fn a_session_is_shown_without_its_values() {
     let head = format!(
         "session  abcdef...\nstore    {}\nsize     37 bytes\nformat   php\nlife     expires in 27 h\n\
          lock     held by a native handler, process 4711 on web1\n         \
-         ends never by itself; waiting for it: 0\n\n",
+         never ends by itself; waiting for it: 0\n\n",
         redis.url()
     );
     let masked = format!("{head}variable  holds\ncart      array, 1 entry\nvisits    integer\n");
@@ -86,6 +91,20 @@ fn a_session_is_shown_as_json() {
         ],
     });
     assert_eq!(value, expected);
+}
+
+fn the_lock_of_a_session_that_is_not_there_is_told() {
+    let redis = Redis::start();
+    leave_lock(&redis);
+    let url = redis.url();
+    cloakroom(&["show", "abcdefghijk", "--store", &url]).is(
+        1,
+        "",
+        &format!(
+            "error: there is no session abcdef... (store {url})\n\
+             its lock is held by a native handler, process 4711 on web1, and never ends by itself\n"
+        ),
+    );
 }
 
 fn what_is_not_there_is_a_problem() {
@@ -211,7 +230,7 @@ fn a_lock_that_phpredis_left_for_good_is_listed_and_broken() {
         0,
         &format!(
             "session abcdef... is locked by a native handler, process 4711 on web1 (store {url})\n\
-             the lock ends never by itself; waiting for it: 0\n\
+             the lock never ends by itself; waiting for it: 0\n\
              broken: the lock of a native handler, process 4711 on web1 is gone\n"
         ),
         "",
@@ -239,7 +258,7 @@ fn a_lock_is_broken_only_when_that_is_wanted() {
     let unlock = ["unlock", "abcdefghijk", "--store", &url];
     let told = format!(
         "session abcdef... is locked by a native handler, process 4711 on web1 (store {url})\n\
-         the lock ends never by itself; waiting for it: 0\n"
+         the lock never ends by itself; waiting for it: 0\n"
     );
     let refused =
         "error: there is no terminal to ask on\nhint: pass --yes to break the lock without being asked\n";
