@@ -2,6 +2,7 @@
 
 use testbed::TempDir;
 use testbed::fleet::writable;
+use testbed::http::Browser;
 use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::redis::Redis;
@@ -24,6 +25,14 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         case("lamp, Memcached: by php-memcached", &memcached_native, || {
             memcached(Handler::PhpMemcached, "memcached");
+        }),
+        case("lamp, Memcached: php-memcached's locks lose nothing", &memcached_native, || {
+            let server = Memcached::start();
+            race(&Setup::given(server.url()), Handler::PhpMemcached);
+        }),
+        case("lamp, Redis: phpredis' locks lose nothing", &redis_native, || {
+            let server = Redis::start();
+            race(&Setup::given(server.native()), Handler::Phpredis);
         }),
         case("lamp, Redis: by Cloakroom", &with(&[Need::Redis]), || redis(Handler::Cloakroom, "cloakroom")),
         case("lamp, Redis: by phpredis", &redis_native, || redis(Handler::Phpredis, "redis")),
@@ -56,4 +65,19 @@ fn redis(handler: Handler, shown: &str) {
     Setup::given(path).counts(handler, Reach::PhpIni, shown);
     let keyspace = server.command(&["INFO", "keyspace"]);
     assert!(keyspace.contains("db10:keys=1,") && !keyspace.contains("db0:"), "{keyspace}");
+}
+
+/// Six requests of one visitor at a time.
+fn race(setup: &Setup, handler: Handler) {
+    let servers = setup.start(handler, Reach::PhpIni, |plan| plan);
+    let mut visitor = Browser::at(&servers.fleet.url());
+    assert!(visitor.get("/").body.starts_with("Hello #1 "), "{}", servers.fleet.log());
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let mut visitor = visitor.clone();
+            scope.spawn(move || (0..10).for_each(|_| drop(visitor.get("/?pause"))));
+        }
+    });
+    let page = visitor.get("/").body;
+    assert!(page.starts_with("Hello #62 "), "{page}\n{}", servers.fleet.log());
 }

@@ -38,6 +38,7 @@ pub(crate) enum Reach {
 const PAGE: &str = "<?php
 if (!session_start()) { exit('no session'); }
 $_SESSION['count'] = ($_SESSION['count'] ?? 0) + 1;
+if (isset($_GET['pause'])) { usleep(5000); }
 session_write_close();
 echo 'Hello #', $_SESSION['count'], ' from ', getenv('BACKEND'), ' by ', ini_get('session.save_handler');
 ";
