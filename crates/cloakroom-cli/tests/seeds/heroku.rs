@@ -58,10 +58,14 @@ fn memcachier(addon: &str, handler: Handler) {
 
 fn redis_without_tls(handler: Handler) {
     let server = Redis::with(&["--requirepass", "s3cr3t"]);
-    let setup =
+    let mut setup =
         Setup::of(&[("DYNO", "web.1"), ("REDIS_URL", &format!("redis://h:s3cr3t@{}", server.address()))]);
     setup.counts(handler, Reach::PhpIni, shown(handler));
     assert_eq!(sessions(&server), "1");
+    // The same, told by hand.
+    setup.save_path = Some("env:REDIS_URL".into());
+    setup.counts(handler, Reach::PhpIni, shown(handler));
+    assert_eq!(sessions(&server), "2");
 }
 
 /// With a certificate that no authority signed.

@@ -5,6 +5,9 @@ use crate::Result;
 use crate::net::{Address, TlsOptions};
 use crate::stores::native::{LOCK_EXPIRE, NativeSettings, pair, refused};
 
+/// The user in Heroku's URLs, whom no server knows: phpredis would be refused.
+const PLACEHOLDER: &str = "h";
+
 impl Options {
     /// What php.ini has to say for phpredis to find these sessions, with locks that lose nothing.
     ///
@@ -30,6 +33,12 @@ fn of_pool(pool: &[(u32, Endpoint)]) -> NativeSettings {
     }
     if pool.iter().any(|(_, endpoint)| endpoint.tls.as_ref().is_some_and(|tls| !queries(tls).is_empty())) {
         native.notes.push("stream[...] needs phpredis 6: 5.3 passes over it");
+    }
+    let placeholder = |endpoint: &Endpoint| {
+        endpoint.credentials.as_ref().is_some_and(|given| given.user.as_deref() == Some(PLACEHOLDER))
+    };
+    if pool.iter().any(|(_, endpoint)| placeholder(endpoint)) {
+        native.notes.push("the user h is left out: Heroku writes it where there is none");
     }
     if pool.len() > 1 {
         native.notes.push(
@@ -76,9 +85,11 @@ impl Endpoint {
         if let Some(credentials) = &self.credentials {
             let password = credentials.password.reveal();
             match &credentials.user {
-                Some(user) => query.extend([pair("auth[]", user), pair("auth[]", password)]),
+                Some(user) if user != PLACEHOLDER => {
+                    query.extend([pair("auth[]", user), pair("auth[]", password)])
+                }
                 // Every phpredis takes it.
-                None => query.push(pair("auth", password)),
+                _ => query.push(pair("auth", password)),
             }
         }
         if self.database != 0 {
@@ -154,6 +165,7 @@ mod tests {
             ("redis://h", "tcp://h:6379"),
             ("redis://:a%2Bb%2C%20%26%23%40@h:1/2", "tcp://h:1?auth=a%2Bb%2C%20%26%23%40&database=2"),
             ("redis://u%20:p@h", "tcp://h:6379?auth[]=u%20&auth[]=p"),
+            ("redis://h:p@s", "tcp://s:6379?auth=p"),
             ("tcp://h?auth=", "tcp://h:6379"),
             ("redis:///run/r.sock?db=1", "unix:///run/r.sock?database=1"),
             ("redis://h?prefix=PHPREDIS_SESSION:", "tcp://h:6379"),
