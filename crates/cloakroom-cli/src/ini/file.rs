@@ -110,10 +110,12 @@ impl Part {
             scope.read(line);
             let mut line = (*line).to_owned();
             if scope.is_ours() && self.sets_one_of_ours(&line, path)? {
-                first_like_it.get_or_insert(index);
+                if scope.holds_always() {
+                    first_like_it.get_or_insert(index);
+                }
                 line.insert_str(0, &self.format.comment(""));
             }
-            if scope.is_ours() && !line.trim().is_empty() {
+            if scope.is_ours() && scope.holds_always() && !line.trim().is_empty() {
                 end_of_section = Some(index + 1);
             }
             kept.push(line);
@@ -183,9 +185,18 @@ impl Part {
 
 /// Whether a line is where our settings are read: not in another pool, and for no single directory or host.
 enum Scope<'a> {
-    Ini { general: bool },
-    Pool { name: &'a str, inside: bool },
-    Apache { depth: usize },
+    Ini {
+        general: bool,
+    },
+    Pool {
+        name: &'a str,
+        inside: bool,
+    },
+    /// Inside how many sections, and inside how many that only ask whether there is a module.
+    Apache {
+        depth: usize,
+        asked: usize,
+    },
 }
 
 impl<'a> Scope<'a> {
@@ -193,7 +204,7 @@ impl<'a> Scope<'a> {
         match part.format {
             Format::PhpIni | Format::UserIni => Scope::Ini { general: true },
             Format::FpmPool => Scope::Pool { name: &part.pool, inside: false },
-            Format::Apache => Scope::Apache { depth: 0 },
+            Format::Apache => Scope::Apache { depth: 0, asked: 0 },
         }
     }
 
@@ -206,8 +217,19 @@ impl<'a> Scope<'a> {
                 *general = !section.starts_with("PATH") && !section.starts_with("HOST");
             }
             (Scope::Pool { name, inside }, Some(section)) => *inside = section == *name,
-            (Scope::Apache { depth }, _) if line.starts_with("</") => *depth = depth.saturating_sub(1),
-            (Scope::Apache { depth }, _) if line.starts_with('<') => *depth += 1,
+            (Scope::Apache { depth, asked }, _) => {
+                let line = line.to_ascii_lowercase();
+                let asks = |line: &str| {
+                    ["ifmodule", "ifdefine", "ifversion"].iter().any(|name| line.starts_with(name))
+                };
+                match (line.strip_prefix("</"), line.strip_prefix('<')) {
+                    (Some(name), _) if asks(name) => *asked = asked.saturating_sub(1),
+                    (Some(_), _) => *depth = depth.saturating_sub(1),
+                    (None, Some(name)) if asks(name) => *asked += 1,
+                    (None, Some(_)) => *depth += 1,
+                    (None, None) => {}
+                }
+            }
             _ => {}
         }
     }
@@ -216,8 +238,13 @@ impl<'a> Scope<'a> {
         match self {
             Scope::Ini { general } => *general,
             Scope::Pool { inside, .. } => *inside,
-            Scope::Apache { depth } => *depth == 0,
+            Scope::Apache { depth, .. } => *depth == 0,
         }
+    }
+
+    /// Whether what is written here counts on every server.
+    fn holds_always(&self) -> bool {
+        !matches!(self, Scope::Apache { asked: 1.., .. })
     }
 }
 

@@ -87,6 +87,18 @@ fn what_apache_reads_for_one_directory_stays() {
     assert_eq!(merged(Format::Apache, text), expected);
 }
 
+/// As Red Hat's php.conf has it: which of the two sections counts is not known.
+#[test]
+fn what_a_module_decides_is_commented_out_and_the_part_stands_outside() {
+    let section = |module: &str, comment: &str| {
+        format!("<IfModule {module}>\n{comment}    php_value session.save_handler \"files\"\n</IfModule>\n")
+    };
+    assert_eq!(
+        merged(Format::Apache, &format!("{}{}", section("mod_php5.c", ""), section("mod_php7.c", ""))),
+        format!("{}{}{APACHE}", section("mod_php5.c", "# "), section("mod_php7.c", "# "))
+    );
+}
+
 #[test]
 fn what_cannot_be_understood_is_refused() {
     for (text, error) in [
