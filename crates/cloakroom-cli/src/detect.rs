@@ -10,6 +10,7 @@ use cloakroom::{Environment, Error, ErrorKind, Result, Settings, stores};
 use serde_json::{Map, Value, json};
 
 use crate::output::{BAD, DOUBTFUL, FAINT, GOOD, Row, paint, say, table, tell};
+use crate::process::environment_of;
 
 /// Says which store the environment names, and why
 ///
@@ -62,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn environment(arguments: &Arguments) -> Result<Environment> {
     let mut environment = match (&arguments.env_file, arguments.pid, &arguments.vcap) {
         (Some(path), ..) => env_file::parse(path, &read(path)?)?,
-        (None, Some(pid), _) => of_process(pid)?,
+        (None, Some(pid), _) => environment_of(pid)?,
         (None, None, Some(_)) => services_named_here(),
         (None, None, None) => Environment::of_process(),
     };
@@ -86,21 +87,6 @@ fn services(text: &str) -> String {
         whole.get("VCAP_SERVICES").map(Value::to_string)
     };
     serde_json::from_str(text).ok().and_then(|value| inside(&value)).unwrap_or_else(|| text.to_owned())
-}
-
-fn of_process(pid: u32) -> Result<Environment> {
-    let bytes = std::fs::read(format!("/proc/{pid}/environ")).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(ErrorKind::Config, format!("there is no process {pid}"))
-            .hint("pgrep -o php-fpm names the master's"),
-        _ => Error::new(ErrorKind::Config, format!("cannot read the environment of process {pid}"))
-            .source(error)
-            .hint("run this as root, or as the user that the process runs as"),
-    })?;
-    let pair = |entry: &[u8]| {
-        let (name, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;
-        Some((name.to_owned(), value.to_owned()))
-    };
-    Ok(bytes.split(|byte| *byte == 0).filter_map(pair).collect())
 }
 
 fn read(path: &Path) -> Result<String> {

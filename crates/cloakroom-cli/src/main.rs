@@ -7,6 +7,7 @@ mod ini;
 mod locks;
 mod output;
 mod pages;
+mod process;
 mod show;
 mod store;
 mod unlock;

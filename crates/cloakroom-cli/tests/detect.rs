@@ -1,6 +1,7 @@
 //! `cloakroom detect`: the whole output, for environments of platforms.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Output};
 
 use testbed::TempDir;
@@ -172,6 +173,41 @@ named by   rank  platform  store                standing
 REDIS_URL  4     anywhere  redis://:***@theirs  chosen
 ";
     detect(&["--pid", &process.pid().to_string()]).is(0, expected, "");
+}
+
+/// Its title is where its environment was.
+#[test]
+fn the_environment_of_php_fpms_master_is_looked_at() {
+    let Some(program) = testbed::php::fpm_program() else {
+        assert!(std::env::var_os("CI").is_none(), "php-fpm is missing");
+        return;
+    };
+    // Where only a debugger's parents may look into a process, the command may not.
+    let yama = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    if !matches!(yama.trim(), "" | "0") && std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let directory = TempDir::new();
+    let here = directory.path().display();
+    let pool = format!(
+        "[global]\nerror_log = {here}/log\n[www]\nlisten = {here}/socket\nuser = nobody\npm = static\npm.max_children = 1\n"
+    );
+    let configuration = directory.write("fpm.conf", pool);
+    let long = "x".repeat(10_000);
+    let mut command = Command::new(program);
+    command.args(["-n", "-F", "-y"]).arg(configuration).env_clear();
+    command.env("LONG", &long).env("REDIS_URL", "redis://:s3cr3t@theirs").env("MEMCACHED_HOST", &long);
+    let process = Process::start(&mut command, directory.path(), "fpm");
+    let title = format!("/proc/{}/cmdline", process.pid());
+    testbed::wait_until("the master has its title", std::time::Duration::from_secs(30), || {
+        std::fs::read(&title).is_ok_and(|bytes| bytes.starts_with(b"php-fpm: master"))
+    });
+    let environ = std::fs::read(format!("/proc/{}/environ", process.pid())).unwrap();
+    assert!(!String::from_utf8_lossy(&environ).contains("REDIS_URL"), "then /proc is enough");
+    let ran = detect(&["--pid", &process.pid().to_string(), "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(value["store"], "redis://:***@theirs", "{}", ran.stdout);
+    assert_eq!(value["candidates"][1]["store"], format!("memcached://{long}:11211"));
 }
 
 #[test]

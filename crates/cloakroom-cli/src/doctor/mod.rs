@@ -29,6 +29,7 @@ use sapis::{Place, Sapi, Search, System};
 use server::Latency;
 
 use crate::output::{BAD, GOOD, paint, say, tell};
+use crate::process::environment_of;
 
 /// Finds why sessions are not where they should be
 ///
@@ -113,16 +114,8 @@ fn examine(arguments: &Arguments) -> Result<Report, String> {
 
 /// The environment of a running master, and the configuration that its title names.
 fn running(pid: u32) -> Result<(Environment, Option<PathBuf>), String> {
-    let read = |file: &str| {
-        let path = format!("/proc/{pid}/{file}");
-        let bytes = std::fs::read(&path).map_err(|error| {
-            format!("cannot read {path}: {error}\nhint: name the pid of php-fpm's master, and run it as root")
-        })?;
-        Ok::<_, String>(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let variables = read("environ")?;
-    let environment = variables.split('\0').filter_map(|pair| pair.split_once('=')).collect();
-    let title = read("cmdline")?;
+    let environment = environment_of(pid).map_err(|error| error.to_string())?;
+    let title = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let conf = title.split_once("master process (").and_then(|(_, rest)| rest.split(')').next());
     Ok((environment, conf.map(PathBuf::from)))
 }
