@@ -96,9 +96,15 @@ fn part(arguments: &Arguments) -> Result<Part> {
         pool: arguments.pool.clone(),
         names: native.settings.iter().map(|(name, _)| *name).collect(),
         lines,
-        secret: arguments.handler != Handler::Cloakroom
-            || url.is_some_and(|url| url.to_string().contains("***")),
+        secret: is_written(arguments) && url.is_some_and(|url| url.to_string().contains("***")),
     })
+}
+
+/// Whether the store's URL itself gets into the file, and not the word where PHP is to look for it.
+fn is_written(arguments: &Arguments) -> bool {
+    let save_path = arguments.save_path.trim();
+    let told = matches!(save_path, "" | "auto") || save_path.starts_with("env:");
+    arguments.handler != Handler::Cloakroom || !told
 }
 
 /// The store that the environment names, or none: then sessions stay where PHP keeps them.

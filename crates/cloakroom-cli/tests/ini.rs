@@ -276,12 +276,16 @@ fn new_files() {
     for (name, arguments, mode) in [
         ("open", &["redis://h"][..], 0o644),
         ("detected", &[], 0o644),
+        ("named", &["env:REDIS_URL"], 0o644),
+        ("native, no password", &["redis://h", "--for", "phpredis"], 0o644),
+        ("native, detected", &["--for", "phpredis"], 0o640),
         ("given", &["redis://:s3cr3t@h"], 0o640),
         ("native", &["redis://:s3cr3t@h", "--for", "phpredis"], 0o640),
     ] {
         let file = directory.join(name);
         let out = file.display().to_string();
-        Ini::of(&[arguments, &["--out", &out]].concat()).run().is(0, "", "");
+        let ini = Ini::of(&[arguments, &["--out", &out]].concat());
+        ini.env("REDIS_URL", "redis://:s3cr3t@h").run().is(0, "", "");
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, mode, "{name}");
     }
 }
