@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::seen::{Seen, Variable, Variables, config, port};
+use super::seen::{Seen, Variable, Variables, config, port, shown};
 use super::target::{Engine, Parts, memcached as memcached_url};
 use crate::{Result, Secret, StoreUrl};
 
@@ -43,7 +43,7 @@ struct Binding {
 fn bindings(variables: &Variables<'_>) -> Result<Vec<Binding>> {
     let Some(root) = variables.plain(ROOT) else { return Ok(Vec::new()) };
     let unreadable = |error: std::io::Error| {
-        config(format!("{ROOT}: cannot read the directory {root}"))
+        config(format!("{ROOT}: cannot read the directory{}", shown(root)))
             .source(error)
             .hint("it must be readable by the user that PHP runs as")
     };

@@ -36,8 +36,8 @@ fn assemble(
     let Some(servers) = variables.get(servers)? else { return Ok(None) };
     from.push(servers.name.clone());
     let mut take = |part: &str| -> Result<Option<Variable>> {
-        let variable = variables.get(&format!("{prefix}_{part}"))?;
-        let variable = variable.filter(|variable| !variable.value.contains("://"));
+        let name = format!("{prefix}_{part}");
+        let variable = if part == "PORT" { variables.port(&name)? } else { variables.get(&name)? };
         from.extend(variable.iter().map(|variable| variable.name.clone()));
         Ok(variable)
     };

@@ -100,10 +100,9 @@ fn assemble(
     let Some(host) = variables.get(names.host)? else { return Ok(None) };
     let mut take = |names: &[&str]| -> Result<Option<Variable>> {
         for name in names {
-            // What container platforms set for every service: REDIS_PORT=tcp://10.0.0.1:6379.
-            if let Some(variable) = variables.get(name)?
-                && !variable.value.contains("://")
-            {
+            let variable =
+                if name.ends_with("PORT") { variables.port(name)? } else { variables.get(name)? };
+            if let Some(variable) = variable {
                 from.push(variable.name.clone());
                 return Ok(Some(variable));
             }

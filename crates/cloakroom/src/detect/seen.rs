@@ -83,6 +83,11 @@ impl<'a> Variables<'a> {
         }
     }
 
+    /// A port; what container platforms set for every service (`REDIS_PORT=tcp://10.0.0.1:6379`) is none.
+    pub(super) fn port(&self, name: &str) -> Result<Option<Variable>> {
+        Ok(self.get(name)?.filter(|variable| !variable.value.contains("://")))
+    }
+
     /// The variable itself.
     pub(super) fn plain(&self, name: &str) -> Option<&'a str> {
         self.0.var(name).map(str::trim).filter(|value| !is_unset(value))
@@ -101,10 +106,15 @@ fn is_unset(value: &str) -> bool {
 /// The file that a variable names.
 pub(super) fn read(variable: &str, path: &str) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| {
-        config(format!("{variable}: cannot read the file {path}"))
+        config(format!("{variable}: cannot read the file{}", shown(path)))
             .source(error)
             .hint("the file must be readable by the user that PHP runs as")
     })
+}
+
+/// The path, unless it is none: somebody may have written the secret itself there.
+pub(super) fn shown(path: &str) -> String {
+    if path.starts_with('/') { format!(" {path}") } else { String::new() }
 }
 
 pub(super) fn config(what: impl Into<String>) -> Error {

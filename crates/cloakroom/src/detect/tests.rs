@@ -247,6 +247,8 @@ fn what_counts_as_unset_names_nothing() {
     let half = [("REDIS_URL", "redis://:p@${REDIS_HOST}:6379")];
     assert_eq!(found(&half), "files");
     assert_eq!(standings(&half)[0].1, "a ${...} in it was not expanded, so that it counts as unset");
+    let twin = [half[0], ("REDIS_TLS_URL", "rediss://:p@h:6380")];
+    assert_eq!(found(&twin), "rediss://:***@h:6380");
     assert_eq!(found(&[("REDIS_URL", "redis://:a${@h")]), "redis://:***@h", "no reference at all");
 }
 
@@ -381,6 +383,26 @@ fn two_that_are_equally_meant_are_an_error() {
 }
 
 #[test]
+fn a_password_may_look_like_anything() {
+    for (prefix, last) in [("REDIS", "HOST"), ("MEMCACHED", "HOST"), ("SESSIONS", "SERVERS")] {
+        let names = [last, "USERNAME", "PASSWORD"].map(|part| format!("{prefix}_{part}"));
+        let variables = [(names[0].as_str(), "h"), (names[1].as_str(), "u"), (names[2].as_str(), "a://b")];
+        assert_eq!(passwords(&variables), "a://b", "{prefix}");
+    }
+}
+
+#[test]
+fn a_secret_where_a_path_is_meant_is_not_shown() {
+    for name in ["REDIS_URL_FILE", "SESSION_STORE_URL_FILE", "VCAP_SERVICES_FILE_PATH"] {
+        let said = found(&[(name, "s3cr3t")]);
+        assert_eq!(
+            said,
+            format!("error: {name}: cannot read the file: No such file or directory (os error 2)")
+        );
+    }
+}
+
+#[test]
 fn the_same_store_named_twice_is_one_candidate() {
     for variables in [
         &[
@@ -416,6 +438,7 @@ fn what_is_never_meant_for_sessions_is_not_taken() {
         ("SESSIONS_SERVICE_HOST", "10.0.0.1"),
         ("REDIS_SESSION_SERVICE_HOST", "10.0.0.1"),
         ("SESSION_PATH", "/"),
+        ("KAFKA_SESSION_BOOTSTRAP_SERVERS", "kafka:9092"),
         ("SESSION_DRIVER", "redis"),
         ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
     ] {
@@ -450,8 +473,12 @@ fn certificates_go_unchecked_in_herokus_shape_alone() {
         (&[dyno, ("REDIS_URL", other_host)], "rediss://:***@redis.example:6380"),
         (&[dyno, ("REDIS_URL", "redis://h:p@ec2-1.amazonaws.com:1")], "redis://:***@ec2-1.amazonaws.com:1"),
         (
-            &[dyno, ("REDIS_URL", "rediss://:p@x.amazonaws.com:1?cafile=/ca")],
-            "rediss://:***@x.amazonaws.com:1?cafile=/ca",
+            &[dyno, ("REDIS_URL", "rediss://:p@ec2-1.amazonaws.com:1?cafile=/ca")],
+            "rediss://:***@ec2-1.amazonaws.com:1?cafile=/ca",
+        ),
+        (
+            &[dyno, ("SESSIONS_URL", "rediss://:p@master.x.use1.cache.amazonaws.com:6379")],
+            "rediss://:***@master.x.use1.cache.amazonaws.com:6379",
         ),
         (&[dyno, ("HEROKU_REDIS_GOLD_URL", HEROKU)], HEROKU_FOUND),
         (&[dyno, ("SESSIONS_URL", HEROKU)], HEROKU_FOUND),

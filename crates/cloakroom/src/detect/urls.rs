@@ -3,7 +3,7 @@
 //! Heroku's Redis has certificates that signed themselves, and a user `h` that no server knows; see
 //! [`as_heroku_means_it`].
 
-use super::seen::{Seen, Variable, Variables};
+use super::seen::{Found, Seen, Variable, Variables};
 use super::target::{Engine, Kind, kind, kind_of_text};
 use super::{memcached, parts};
 use crate::{Secret, StoreUrl};
@@ -112,7 +112,12 @@ pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
             seen.extend(memcached::with_prefix(variables, prefix, "HOST"));
         }
     }
-    for name in ends_in("_SERVERS") {
+    // Of brokers, say: KAFKA_SESSION_BOOTSTRAP_SERVERS.
+    let memcacheds = |name: &&str| {
+        let prefix = value_name(name).trim_end_matches("_SERVERS");
+        prefix.contains("MEMCACHE") || prefix.ends_with("SESSION") || prefix.ends_with("SESSIONS")
+    };
+    for name in ends_in("_SERVERS").filter(memcacheds) {
         seen.extend(memcached::with_prefix(
             variables,
             value_name(name).trim_end_matches("_SERVERS"),
@@ -146,6 +151,7 @@ fn with_twin(variables: &Variables<'_>, name: &str) -> Vec<Seen> {
     let plain = redis(variables, name);
     let twin = twin_name.as_deref().and_then(|twin| redis(variables, twin));
     match (plain, twin) {
+        (Some(plain), Some(twin)) if matches!(plain.found, Found::Never(_)) => vec![plain, twin],
         (Some(plain), Some(twin)) => {
             let twin_name = twin.from.join(", ");
             match (host(&plain), host(&twin)) {
@@ -161,7 +167,7 @@ fn with_twin(variables: &Variables<'_>, name: &str) -> Vec<Seen> {
 
 /// The host, and whether it is reached by TLS.
 fn host(seen: &Seen) -> Option<(&str, bool)> {
-    let super::seen::Found::Store(url) = &seen.found else { return None };
+    let Found::Store(url) = &seen.found else { return None };
     Some((url.server().host.as_deref()?, speaks_tls(url)))
 }
 
@@ -202,17 +208,19 @@ fn holds_a_reference(variable: &Variable) -> bool {
 }
 
 /// Heroku's user `h` is a placeholder, and its certificates sign themselves: nothing can check them. Only there, on a
-/// dyno and at Amazon's hosts, they are not checked, which the URL shows.
+/// dyno and at hosts such as `ec2-1-2-3-4.compute-1.amazonaws.com`, they are not checked, which the URL shows. Those of
+/// Amazon's own Redis (`cache.amazonaws.com`, `memorydb...amazonaws.com`) can be, and are.
 pub(super) fn as_heroku_means_it(url: &mut StoreUrl, variables: &Variables<'_>) {
     let tls = speaks_tls(url);
     let Some(server) = url.servers.first_mut() else { return };
     if server.user.as_deref() == Some("h") && server.password.is_some() {
         server.user = None;
     }
-    let at_amazon = server.host.as_deref().is_some_and(|host| host.ends_with(".amazonaws.com"));
+    let herokus = |host: &str| host.starts_with("ec2-") && host.ends_with(".amazonaws.com");
+    let at_herokus = server.host.as_deref().is_some_and(herokus);
     let checked =
         server.params.iter().any(|param| param.name.contains("verify_peer") || param.name.contains("cafile"));
-    if variables.plain("DYNO").is_some() && tls && at_amazon && !checked {
+    if variables.plain("DYNO").is_some() && tls && at_herokus && !checked {
         url.set("verify_peer", Secret::new("0"), "DYNO");
     }
 }
