@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// The file that it is for
     #[arg(long, value_enum, default_value = "php.ini")]
     format: Format,
-    /// Writes into this file instead of to the output; a new one with a password in it is readable by owner and group alone
+    /// Writes into this file instead of to the output; a new one that may hold a password is readable by owner and group alone
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// The pool of PHP-FPM, for --format fpm-pool
@@ -96,15 +96,16 @@ fn part(arguments: &Arguments) -> Result<Part> {
         pool: arguments.pool.clone(),
         names: native.settings.iter().map(|(name, _)| *name).collect(),
         lines,
-        secret: is_written(arguments) && url.is_some_and(|url| url.to_string().contains("***")),
+        // A native handler's may get a password at a later run, and keeps its mode then.
+        secret: arguments.handler != Handler::Cloakroom
+            || (names_it(arguments.save_path.trim())
+                && url.is_some_and(|url| url.to_string().contains("***"))),
     })
 }
 
-/// Whether the store's URL itself gets into the file, and not the word where PHP is to look for it.
-fn is_written(arguments: &Arguments) -> bool {
-    let save_path = arguments.save_path.trim();
-    let told = matches!(save_path, "" | "auto") || save_path.starts_with("env:");
-    arguments.handler != Handler::Cloakroom || !told
+/// Whether this is the store's URL itself, and not where PHP is to look for it.
+fn names_it(save_path: &str) -> bool {
+    !matches!(save_path, "" | "auto") && !save_path.starts_with("env:")
 }
 
 /// The store that the environment names, or none: then sessions stay where PHP keeps them.

@@ -277,7 +277,7 @@ fn new_files() {
         ("open", &["redis://h"][..], 0o644),
         ("detected", &[], 0o644),
         ("named", &["env:REDIS_URL"], 0o644),
-        ("native, no password", &["redis://h", "--for", "phpredis"], 0o644),
+        ("native, no password yet", &["redis://h", "--for", "phpredis"], 0o640),
         ("native, detected", &["--for", "phpredis"], 0o640),
         ("given", &["redis://:s3cr3t@h"], 0o640),
         ("native", &["redis://:s3cr3t@h", "--for", "phpredis"], 0o640),
