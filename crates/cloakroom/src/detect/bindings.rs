@@ -9,6 +9,8 @@ use crate::{Result, Secret, StoreUrl};
 
 const ROOT: &str = "SERVICE_BINDING_ROOT";
 
+const READABLE: &str = "it must be readable by the user that PHP runs as";
+
 /// Those that somebody called the sessions'; also where a directory that cannot be read is told of.
 pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
     // Images set the variable whether or not anything is bound.
@@ -43,9 +45,7 @@ struct Binding {
 fn bindings(variables: &Variables<'_>) -> Result<Vec<Binding>> {
     let Some(root) = variables.plain(ROOT) else { return Ok(Vec::new()) };
     let unreadable = |error: std::io::Error| {
-        config(format!("{ROOT}: cannot read the directory{}", shown(root)))
-            .source(error)
-            .hint("it must be readable by the user that PHP runs as")
+        config(format!("{ROOT}: cannot read the directory{}", shown(root))).source(error).hint(READABLE)
     };
     let mut directories = Vec::new();
     for entry in std::fs::read_dir(root).map_err(unreadable)? {
@@ -72,7 +72,8 @@ impl Binding {
         if name.starts_with('.') {
             return None;
         }
-        let kind = value(&directory, "type").ok()??;
+        // One that cannot be read may be anything: an error, unless a higher rank names a store.
+        let kind = value(&directory, "type").unwrap_or_else(|_| Some("redis".into()))?;
         let (engine, of_paketo) = match kind.as_str() {
             "php-redis-session" => (Engine::Redis, true),
             "php-memcached-session" => (Engine::Memcached, true),
@@ -87,9 +88,11 @@ impl Binding {
     fn understand(&self, variables: &Variables<'_>) -> Result<StoreUrl> {
         let about = format!("{ROOT}, binding {}", self.name);
         let value = |name: &str| {
-            value(&self.directory, name)
-                .map_err(|error| config(format!("{about}: cannot read the file {name}")).source(error))
+            value(&self.directory, name).map_err(|error| {
+                config(format!("{about}: cannot read the file {name}")).source(error).hint(READABLE)
+            })
         };
+        value("type")?;
         let either = |names: [&str; 2]| {
             Ok(match value(names[0])? {
                 Some(first) => Some(first),

@@ -547,6 +547,16 @@ fn bindings_are_directories_with_a_type() {
     directory.write("..data/type", "redis");
     directory.write("stray", "redis");
     assert_eq!(look(), "files");
+    // Whoever cannot read it (as nobody can read this) does not know what it is.
+    directory.write("unreadable/type/of", "redis");
+    let error = survey(&Environment::from_iter([("SERVICE_BINDING_ROOT", &root)])).choice.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "SERVICE_BINDING_ROOT, binding unreadable: cannot read the file type: Is a directory (os error 21)\nhint: it must \
+         be readable by the user that PHP runs as"
+    );
+    assert_eq!(found(&[("SERVICE_BINDING_ROOT", &root), ("REDIS_URL", "redis://h")]), "redis://h");
+    std::fs::remove_dir_all(directory.0.join("unreadable")).unwrap();
     directory.write("cache/type", "memcached");
     directory.write("cache/host", "m");
     assert_eq!(look(), "memcached://m:11211");
