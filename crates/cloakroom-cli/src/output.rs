@@ -53,7 +53,8 @@ pub(crate) struct Row {
 pub(crate) fn table(headings: &[&str], rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size() {
+    // What is piped is not wrapped, whatever terminal the errors go to.
+    if let Some((terminal_size::Width(width), _)) = terminal_size::terminal_size_of(std::io::stdout()) {
         table.set_width(width);
     }
     table.set_header(headings);

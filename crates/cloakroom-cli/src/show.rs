@@ -21,6 +21,7 @@ use crate::store::{Chosen, it_ends, life, lock_json, soon, waiting};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The session's id, whole
+    #[arg(allow_hyphen_values = true)]
     id: String,
     #[command(flatten)]
     store: Chosen,

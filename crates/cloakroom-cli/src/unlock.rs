@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use cloakroom::{Broken, Error, ErrorKind, Lock, Result, SessionId};
+use cloakroom::{Broken, Error, ErrorKind, Lock, LockKind, Result, SessionId};
 
 use crate::output::{BAD, GOOD, could_not_look, paint, say, tell};
 use crate::store::{Chosen, it_ends, soon, waiting};
@@ -18,6 +18,7 @@ use crate::store::{Chosen, it_ends, soon, waiting};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The session's id, whole
+    #[arg(allow_hyphen_values = true)]
     id: String,
     #[command(flatten)]
     store: Chosen,
@@ -39,7 +40,9 @@ fn unlock(arguments: &Arguments) -> Result<ExitCode> {
     };
     say!("session {id} is locked by {} (store {url})", lock.holder);
     say!("the lock {}; waiting for it: {}", it_ends(lock.ends), waiting(lock.waiting));
-    if !arguments.yes && !agreed(&lock)? {
+    // Nobody is asked for what cannot be done.
+    let breakable = store.guarantees().lock != LockKind::Kernel;
+    if breakable && !arguments.yes && !agreed(&lock)? {
         say!("nothing was done");
         return Ok(ExitCode::FAILURE);
     }

@@ -41,6 +41,8 @@ fn main() {
             a_lock_is_broken_only_when_that_is_wanted,
         ),
         case("a_store_that_is_down_is_exit_code_2", &[], a_store_that_is_down_is_exit_code_2),
+        case("an_id_may_begin_with_a_dash", &[], an_id_may_begin_with_a_dash),
+        case("what_is_piped_is_not_wrapped", &[Need::Redis], what_is_piped_is_not_wrapped),
         case("colour_is_for_terminals", &[Need::Redis], colour_is_for_terminals),
     ]);
 }
@@ -189,17 +191,20 @@ fn the_process_that_locked_a_file_is_named() {
     let row: Vec<&str> = locks.lines().nth(3).unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
     let holder = format!("process {pid} on this host");
     assert_eq!(row, ["abcdefghijk", &holder, "with its process, at the latest", "0"], "{locks}");
-    cloakroom(&["unlock", "abcdefghijk", "--yes", "--store", path]).is(
-        2,
-        &format!(
-            "session abcdef... is locked by process {pid} on this host (store {path})\n\
-             the lock ends with its process, at the latest; waiting for it: 0\n"
-        ),
-        &format!(
-            "error: the kernel keeps this lock for process {pid} on this host, and nobody can take it away (store {path})\n\
-             hint: let the request end, or stop process {pid}: PHP-FPM starts another worker for it\n"
-        ),
-    );
+    let unlock = ["unlock", "abcdefghijk", "--store", path];
+    for command in [&unlock[..], &[&unlock[..], &["--yes"]].concat()] {
+        cloakroom(command).is(
+            2,
+            &format!(
+                "session abcdef... is locked by process {pid} on this host (store {path})\n\
+                 the lock ends with its process, at the latest; waiting for it: 0\n"
+            ),
+            &format!(
+                "error: the kernel keeps this lock for process {pid} on this host, and nobody can take it away (store {path})\n\
+                 hint: let the request end, or stop process {pid}: PHP-FPM starts another worker for it\n"
+            ),
+        );
+    }
 }
 
 fn a_lock_that_phpredis_left_for_good_is_listed_and_broken() {
@@ -281,6 +286,28 @@ fn a_store_that_is_down_is_exit_code_2() {
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{}", ran.stderr);
         assert!(ran.stderr.starts_with("error: cannot connect"), "{}", ran.stderr);
     }
+}
+
+/// One in 64 does, with session.sid_bits_per_character = 6.
+fn an_id_may_begin_with_a_dash() {
+    let directory = TempDir::new();
+    let path = directory.path().to_str().unwrap();
+    std::fs::write(directory.path().join("sess_-Reveal,12"), RECORD).unwrap();
+    let shown = cloakroom(&["show", "-Reveal,12", "--store", path]);
+    assert!(shown.stdout.starts_with("session  -Revea...\n"), "{}{}", shown.stdout, shown.stderr);
+    let masked = cloakroom(&["show", "--store", path, "-Reveal,12", "--json"]);
+    assert!(masked.stdout.contains("\"array, 1 entry\""), "{}{}", masked.stdout, masked.stderr);
+    let free = format!("session -Revea... is not locked (store {path})\n");
+    cloakroom(&["unlock", "-Reveal,12", "--yes", "--store", path]).is(0, &free, "");
+}
+
+fn what_is_piped_is_not_wrapped() {
+    let redis = Redis::start();
+    let host = "web1.".repeat(50);
+    redis.command(&["SET", "PHPREDIS_SESSION:abcdefghijk_LOCK", &format!("{host}|4711")]);
+    let (seen, _) = on_a_terminal(&["locks", "--store", &redis.url(), "|", "cat"], "", &[]);
+    let row = format!("abcdef...  a native handler, process 4711 on {host}  never by itself  0\r\n");
+    assert!(seen.ends_with(&row), "{seen}");
 }
 
 fn colour_is_for_terminals() {

@@ -131,7 +131,9 @@ fn holder(value: &[u8]) -> Holder {
     let worker = |text: &str| {
         let (_, place) = text.strip_prefix(crate::stores::MARK)?.split_once(':')?;
         let (host, pid) = place.rsplit_once(':')?;
-        Some(Holder::Worker { host: host.to_owned(), pid: pid.trim_end_matches('*').parse().ok()? })
+        let plain = !host.chars().any(char::is_control);
+        plain
+            .then_some(Holder::Worker { host: host.to_owned(), pid: pid.trim_end_matches('*').parse().ok()? })
     };
     let native = |text: &str| {
         let (host, pid) = text.rsplit_once('|')?;
@@ -154,6 +156,7 @@ mod tests {
             (b"1", "a native handler"),
             (b"0f3c|x", "a native handler"),
             (b"\xff\x1b[31m|7", "a native handler"),
+            (b"cloakroom:00112233445566778899aabbccddeeff:\x1b[31m:7", "a native handler"),
         ] {
             let lock = Lock::of(value.to_vec(), 0, Ends::Never, None);
             assert_eq!(lock.holder.to_string(), told);

@@ -127,10 +127,13 @@ pub(super) fn is_broken(said: &Said, system: &System) -> bool {
     typing(said).is_some() || system.faults.iter().any(|fault| fault.at == said.setting.at)
 }
 
-/// How a value is shown: the URL of a store without its secrets.
+/// How a value is shown: the URL of a store without its secrets, a password not at all.
 pub(super) fn shown(name: &str, value: &str) -> String {
-    // A URL may have got to where it does not belong.
-    if name != "session.save_path" && !value.contains("://") || value.is_empty() {
+    if name.trim_end_matches(']').ends_with("password") {
+        return "...".to_owned();
+    }
+    // A store may have got to where it does not belong.
+    if name != "session.save_path" && !value.contains(['?', '@', ':']) || value.is_empty() {
         return value.to_owned();
     }
     match SavePath::parse(value, &Environment::of_process()) {

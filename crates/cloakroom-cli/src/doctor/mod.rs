@@ -76,12 +76,12 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
 }
 
 fn examine(arguments: &Arguments) -> Result<Report, String> {
-    let Arguments { root, app, .. } = arguments;
-    for directory in [Some(root), app.as_ref()].into_iter().flatten() {
-        if !directory.is_dir() {
-            return Err(format!("{} is not a directory\nhint: name one that is there", directory.display()));
-        }
-    }
+    // What is found is named by its whole path, and that of a store's directory must be whole.
+    let whole = |directory: &PathBuf| match std::path::absolute(directory) {
+        Ok(whole) if whole.is_dir() => Ok(whole),
+        _ => Err(format!("{} is not a directory\nhint: name one that is there", directory.display())),
+    };
+    let (root, app) = (&whole(&arguments.root)?, arguments.app.as_ref().map(whole).transpose()?);
     let (environment, fpm) = match arguments.pid {
         None => (Environment::of_process(), None),
         Some(pid) => running(pid)?,
@@ -97,7 +97,7 @@ fn examine(arguments: &Arguments) -> Result<Report, String> {
     let findings = judge::judge(root, app.as_deref(), &system)?;
     let mut report = Report { findings, ..Report::default() };
     report.findings.extend(programs::look(root, &system.places));
-    if let Some(app) = app {
+    if let Some(app) = &app {
         report.findings.extend(apps::look(app));
     }
     for target in targets(arguments, &system) {

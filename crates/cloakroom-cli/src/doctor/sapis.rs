@@ -254,7 +254,7 @@ impl Search<'_> {
 
     /// The pools of a configuration and of all that it includes.
     fn pools(&self, conf: &Path, system: &mut System) -> Result<Vec<Pool>, String> {
-        let mut pools = Vec::new();
+        let mut pools: Vec<Pool> = Vec::new();
         if !conf.is_file() {
             return Ok(pools);
         }
@@ -262,7 +262,10 @@ impl Search<'_> {
         let text = text_of(conf)?;
         for line in Ini::parse(conf, &text, self.environment).settings {
             if line.name == "include" {
-                files.extend(matching(self.root, &line.value)?);
+                // Without a / it begins at PHP's prefix: Docker's images of PHP have it so.
+                let local = !line.value.starts_with('/') && conf.starts_with(self.root.join("usr/local"));
+                let prefix = if local { "usr/local/" } else { "" };
+                files.extend(matching(self.root, &[prefix, &line.value].concat())?);
             }
         }
         for file in files {
@@ -286,7 +289,11 @@ impl Search<'_> {
                 }
                 let end = starts.get(index + 1).map_or(usize::MAX, |(start, _)| *start);
                 let own = ini.settings.iter().filter(|it| (*start..end).contains(&it.at.number));
-                pools.push(Pool::of(name, own));
+                // Docker's images of PHP have one pool in three files.
+                match pools.iter_mut().find(|pool| pool.name == *name) {
+                    Some(pool) => pool.add(own),
+                    None => pools.push(Pool::of(name, own)),
+                }
             }
         }
         Ok(pools)
@@ -303,9 +310,14 @@ struct Pool {
 impl Pool {
     fn of<'a>(name: &str, settings: impl Iterator<Item = &'a Setting>) -> Pool {
         let mut pool = Pool { name: name.to_owned(), said: Vec::new(), user: None };
+        pool.add(settings);
+        pool
+    }
+
+    fn add<'a>(&mut self, settings: impl Iterator<Item = &'a Setting>) {
         for setting in settings {
             if setting.name == "user" {
-                pool.user = Some(setting.value.clone());
+                self.user = Some(setting.value.clone());
             }
             let Some((directive, rest)) = setting.name.split_once('[') else { continue };
             let layer = match directive {
@@ -315,12 +327,11 @@ impl Pool {
             };
             let name = rest.trim_end_matches(']').to_owned();
             // Of two lines for one setting PHP-FPM takes the first.
-            if pool.said.iter().any(|said| said.setting.name == name && said.layer == layer) {
+            if self.said.iter().any(|said| said.setting.name == name && said.layer == layer) {
                 continue;
             }
-            pool.said.push(Said { layer, setting: Setting { name, ..setting.clone() } });
+            self.said.push(Said { layer, setting: Setting { name, ..setting.clone() } });
         }
-        pool
     }
 }
 

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod files;
+mod places;
 mod stores;
 mod tree;
 
 fn main() {
     let mut cases = files::cases();
+    cases.extend(places::cases());
     cases.extend(stores::cases());
     testbed::suite::run(cases);
 }

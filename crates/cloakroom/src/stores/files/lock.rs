@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::stat::{major, minor};
 
 use crate::Deadline;
 
@@ -67,7 +68,7 @@ impl Queue {
         let stat = file.metadata().map_err(Lost::Failed)?;
         let old = self.place_of(stat.dev(), stat.ino());
         if let Some(most) = max_waiters {
-            let others = waiters(stat.ino()).saturating_sub(u32::from(old.is_some()));
+            let others = waiters(stat.dev(), stat.ino()).saturating_sub(u32::from(old.is_some()));
             if others >= most.get() {
                 self.given_up.extend(old);
                 return Err(Lost::Crowded(others));
@@ -190,9 +191,9 @@ impl Turn {
     }
 }
 
-/// How many wait for locks of this inode, as far as the kernel shows them to this process.
-fn waiters(inode: u64) -> u32 {
-    Locks::now().of(inode).waiting
+/// How many wait for locks of this file, as far as the kernel shows them to this process.
+fn waiters(device: u64, inode: u64) -> u32 {
+    Locks::now().of(device, inode).waiting
 }
 
 /// What the kernel shows of locks, in lines such as `12: -> FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`; an arrow waits.
@@ -212,16 +213,25 @@ impl Locks {
         Locks(std::fs::read_to_string("/proc/locks").unwrap_or_default())
     }
 
-    /// The locks of this inode. The device is not compared: overlayfs and btrfs show another one here than `fstat` does.
-    pub(super) fn of(&self, inode: u64) -> Seen {
+    /// The locks of this file. overlayfs and btrfs show another device here than `fstat` does: where nothing is of ours,
+    /// the inode alone decides.
+    pub(super) fn of(&self, device: u64, inode: u64) -> Seen {
+        let whole = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+        let end = format!(":{inode}");
+        match self.of_those(|file| file == whole) {
+            Seen { holder: None, waiting: 0 } => self.of_those(|file| file.ends_with(&end)),
+            seen => seen,
+        }
+    }
+
+    fn of_those(&self, meant: impl Fn(&str) -> bool) -> Seen {
         let mut seen = Seen::default();
         for line in self.0.lines() {
             let mut words = line.split_ascii_whitespace().skip(1).peekable();
             let waits = words.next_if_eq(&"->").is_some();
             let kind = words.next();
             let pid = words.nth(2).and_then(|pid| pid.parse().ok());
-            let shown = words.next().and_then(|file| file.rsplit(':').next());
-            if shown.and_then(|shown| shown.parse().ok()) != Some(inode) {
+            if !words.next().is_some_and(&meant) {
                 continue;
             }
             if waits {
@@ -238,8 +248,11 @@ impl Locks {
 mod tests {
     use super::*;
 
+    /// `fe:00`.
+    const DEVICE: u64 = 0xfe00;
+
     #[test]
-    fn the_arrow_lines_of_an_inode_wait_and_the_others_hold() {
+    fn the_arrow_lines_of_a_file_wait_and_the_others_hold() {
         let locks = "\
 1: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
 1: -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
@@ -249,9 +262,23 @@ mod tests {
 3: FLOCK  ADVISORY  WRITE 705 fe:00:12345 0 EOF
 ";
         let locks = Locks(locks.to_owned());
-        assert_eq!(locks.of(1234), Seen { holder: Some(700), waiting: 2 });
-        assert_eq!(locks.of(12345), Seen { holder: Some(705), waiting: 0 });
-        assert_eq!(locks.of(5), Seen { holder: None, waiting: 1 });
-        assert_eq!(locks.of(7), Seen::default());
+        assert_eq!(locks.of(DEVICE, 1234), Seen { holder: Some(700), waiting: 2 });
+        assert_eq!(locks.of(DEVICE, 12345), Seen { holder: Some(705), waiting: 0 });
+        assert_eq!(locks.of(DEVICE, 5), Seen { holder: None, waiting: 1 });
+        assert_eq!(locks.of(DEVICE, 7), Seen::default());
+    }
+
+    #[test]
+    fn another_file_systems_file_with_the_same_number_is_another() {
+        let locks = "\
+1: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
+2: FLOCK  ADVISORY  WRITE 800 fe:01:1234 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 801 fe:01:1234 0 EOF
+";
+        let locks = Locks(locks.to_owned());
+        assert_eq!(locks.of(DEVICE, 1234), Seen { holder: Some(700), waiting: 0 });
+        assert_eq!(locks.of(0xfe01, 1234), Seen { holder: Some(800), waiting: 1 });
+        // As on overlayfs.
+        assert_eq!(locks.of(0x1f, 1234), Seen { holder: Some(800), waiting: 1 });
     }
 }

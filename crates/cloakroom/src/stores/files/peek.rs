@@ -42,7 +42,7 @@ impl Files {
         while let Some((id, path)) = walk.next_file().map_err(|error| self.cannot_walk(error))? {
             by.check("listing the locks").map_err(|error| error.on(self.options.name()))?;
             let Ok(stat) = fs::symlink_metadata(&path) else { continue };
-            if !stat.is_file() || locks.of(stat.ino()).holder.is_none() {
+            if !stat.is_file() || locks.of(stat.dev(), stat.ino()).holder.is_none() {
                 continue;
             }
             if let Some(file) = self.open_existing(&path, OpenOptions::new().read(true))?
@@ -85,7 +85,7 @@ fn lock(locks: &Locks, file: &File, stat: &Metadata) -> Option<Lock> {
             None
         }
         Err(fs::TryLockError::WouldBlock) => {
-            let seen = locks.of(stat.ino());
+            let seen = locks.of(stat.dev(), stat.ino());
             let holder = seen.holder.map_or(Holder::Elsewhere, Holder::Process);
             let (value, version) = (Vec::new(), 0);
             Some(Lock { holder, ends: Ends::WithProcess, waiting: Some(seen.waiting), value, version })
