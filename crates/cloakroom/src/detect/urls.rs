@@ -96,6 +96,10 @@ pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
                 &name,
                 format!("a database is never taken by itself; SESSION_STORE_URL=env:{name} takes it"),
             )),
+            // host:6379, as REDIS_URL may have it.
+            Kind::Other if value.contains(':') && !value.contains("://") => {
+                seen.extend(named_engine(&name).and_then(|engine| url(variables, &name, engine)));
+            }
             // An application's own: SESSION_API_URL=https://...
             Kind::Other => {}
         }
@@ -103,19 +107,24 @@ pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
     for name in ends_in("_HOST") {
         let prefix = value_name(name).trim_end_matches("_HOST");
         let scheme = variables.plain(&format!("{prefix}_SCHEME")).map_or(Kind::Other, kind);
-        let is = |engine, word: &str| {
-            scheme == Kind::Engine(engine) || (scheme == Kind::Other && prefix.contains(word))
+        let engine = match scheme {
+            Kind::Engine(engine) => Some(engine),
+            Kind::Other => named_engine(prefix),
+            Kind::Sql => None,
         };
-        if is(Engine::Redis, "REDIS") || is(Engine::Redis, "VALKEY") {
-            seen.extend(parts::with_prefix(variables, prefix));
-        } else if is(Engine::Memcached, "MEMCACHE") {
-            seen.extend(memcached::with_prefix(variables, prefix, "HOST"));
-        }
+        seen.extend(match engine {
+            Some(Engine::Redis) => parts::with_prefix(variables, prefix),
+            Some(Engine::Memcached) => memcached::with_prefix(variables, prefix, "HOST"),
+            None => None,
+        });
     }
     // Of brokers, say: KAFKA_SESSION_BOOTSTRAP_SERVERS.
     let memcacheds = |name: &&str| {
         let prefix = value_name(name).trim_end_matches("_SERVERS");
-        prefix.contains("MEMCACHE") || prefix.ends_with("SESSION") || prefix.ends_with("SESSIONS")
+        match named_engine(prefix) {
+            Some(engine) => engine == Engine::Memcached,
+            None => prefix.ends_with("SESSION") || prefix.ends_with("SESSIONS"),
+        }
     };
     for name in ends_in("_SERVERS").filter(memcacheds) {
         seen.extend(memcached::with_prefix(
@@ -125,6 +134,15 @@ pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
         ));
     }
     seen
+}
+
+/// The engine that a variable's name tells.
+fn named_engine(name: &str) -> Option<Engine> {
+    match name {
+        _ if name.contains("REDIS") || name.contains("VALKEY") => Some(Engine::Redis),
+        _ if name.contains("MEMCACHE") => Some(Engine::Memcached),
+        _ => None,
+    }
 }
 
 /// The name without what says that a file has the value.
