@@ -28,7 +28,7 @@ pub(super) fn look(root: &Path, save_path: &str, workers: &[Worker]) -> Vec<Find
     let name = parts.next_back().unwrap_or_default();
     let levels: usize = parts.next().and_then(|levels| levels.trim().parse().ok()).unwrap_or_default();
     let directory = below(root, name);
-    let user = workers.first().map_or("www-data", |worker| &worker.user);
+    let user = user_of(workers);
     let metadata = match std::fs::metadata(&directory) {
         Ok(metadata) if metadata.is_dir() => metadata,
         Ok(_) => {
@@ -54,7 +54,12 @@ pub(super) fn look(root: &Path, save_path: &str, workers: &[Worker]) -> Vec<Find
     found
 }
 
+fn user_of(workers: &[Worker]) -> &str {
+    workers.first().map_or("www-data", |worker| &worker.user)
+}
+
 fn rights(name: &str, directory: &Path, metadata: &Metadata, workers: &[Worker]) -> Vec<Finding> {
+    let user = user_of(workers);
     let mut found = Vec::new();
     let mode = metadata.mode() & 0o7777;
     for Worker { place, user } in workers {
@@ -72,7 +77,15 @@ fn rights(name: &str, directory: &Path, metadata: &Metadata, workers: &[Worker])
     }
     if mode & 0o004 != 0 {
         let what = format!("{name}: every user of this host can list it (mode {mode:04o})");
-        found.push(Finding::problem(kinds::MODE, what, format!("chmod o-r {name}")));
+        // Others need /tmp as it is.
+        let change = match mode & 0o1002 {
+            0o1002 => {
+                let own = "/var/lib/php/sessions";
+                format!("install -d -m 0700 -o {user} {own}, and session.save_path = \"{own}\"")
+            }
+            _ => format!("chmod o-r {name}"),
+        };
+        found.push(Finding::problem(kinds::MODE, what, change));
     } else if mode & 0o1002 == 0o002 {
         let what = format!("{name}: every user of this host can remove what is in it (mode {mode:04o})");
         found.push(Finding::problem(kinds::MODE, what, format!("chmod +t {name}")));

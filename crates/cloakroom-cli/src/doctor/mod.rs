@@ -37,7 +37,7 @@ use crate::process::environment_of;
 /// overrides or misspells a setting; then locks, writes, reads and deletes a session for real in each store named there,
 /// and looks at how the store is set up. Each finding says what, why it matters, and the line to change.
 ///
-/// Exit codes: 0 fine, 1 a problem found, 2 could not look.
+/// Exit codes: 0 fine (there may be notes), 1 a problem found, 2 wrong usage, or could not look.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What session.save_path says; without it, what the files of each SAPI say

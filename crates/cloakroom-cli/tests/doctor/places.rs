@@ -1,5 +1,6 @@
 //! Where the doctor looks, and what it never says.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use testbed::suite::{Case, case};
@@ -10,6 +11,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("a_password_is_told_nowhere", &[], a_password_is_told_nowhere),
         case("the_pool_of_docker_s_images_is_found", &[], the_pool_of_docker_s_images),
+        case("nobody_is_told_to_change_the_mode_of_tmp", &[], the_mode_of_tmp),
         case("a_root_may_be_named_from_where_one_is", &[], a_root_from_here),
     ]
 }
@@ -53,6 +55,24 @@ fn the_pool_of_docker_s_images() {
         format!("install -d -m 0700 -o {} /nowhere", user()),
     )];
     tree.finds(&["--sapi", "fpm"], &["FPM, pool www"], &findings);
+}
+
+/// Where PHP keeps files when nothing is said, in Docker's images for example.
+fn the_mode_of_tmp() {
+    let tree = Tree::fpm();
+    let text = "extension = cloakroom\nsession.save_handler = cloakroom\nsession.save_path = /tmp\n";
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    tree.write("tmp/other", "");
+    std::fs::set_permissions(tree.path("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+    let findings = [problem(
+        "directory-open-to-others",
+        "/tmp: every user of this host can list it (mode 1777)",
+        format!(
+            "install -d -m 0700 -o {} /var/lib/php/sessions, and session.save_path = \"/var/lib/php/sessions\"",
+            user()
+        ),
+    )];
+    tree.finds(&[], &[FPM], &findings);
 }
 
 fn a_root_from_here() {
