@@ -66,7 +66,7 @@ fn list(arguments: &Arguments) -> Result<()> {
             .iter()
             .map(|(id, lock)| Row {
                 style: if lock.ends == Ends::Never { DOUBTFUL } else { PLAIN },
-                cells: vec![shown(id), lock.holder.to_string(), ends(lock.ends), waiting(lock.waiting)],
+                cells: vec![shown(id), lock.holder.to_string(), ends(lock), waiting(lock.waiting)],
             })
             .collect();
         say!("{}", table(&["session", "locked by", "ends", "waiting"], &rows));

@@ -49,7 +49,7 @@ fn show(arguments: &Arguments) -> Result<ExitCode> {
         (false, None) => {
             tell!("{}there is no session {id} (store {url})", paint(BAD, "error: "));
             if let Some(lock) = lock {
-                tell!("its lock is held by {}, and {}", lock.holder, it_ends(lock.ends));
+                tell!("its lock is held by {}, and {}", lock.holder, it_ends(&lock));
             }
         }
         (false, Some(session)) => {
@@ -156,7 +156,7 @@ fn print(
         None => line("lock", "free"),
         Some(lock) => {
             line("lock", &format!("held by {}", lock.holder));
-            line("", &format!("{}; waiting for it: {}", it_ends(lock.ends), waiting(lock.waiting)));
+            line("", &format!("{}; waiting for it: {}", it_ends(lock), waiting(lock.waiting)));
         }
     }
     if session.variables.is_empty() {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use cloakroom::{
-    Deadline, Ends, Environment, Life, Lock, Result, SavePath, Settings, Store, StoreUrl, detect, stores,
+    Deadline, Ends, Environment, Holder, Life, Lock, Result, SavePath, Settings, Store, StoreUrl, detect,
+    stores,
 };
 use serde_json::{Value, json};
 
@@ -47,9 +48,13 @@ pub(crate) fn life(life: Life) -> String {
     }
 }
 
-pub(crate) fn ends(ends: Ends) -> String {
-    match ends {
-        Ends::After(left) => format!("in {} unless renewed", span(left)),
+pub(crate) fn ends(lock: &Lock) -> String {
+    match lock.ends {
+        // Native handlers renew nothing.
+        Ends::After(left) if matches!(lock.holder, Holder::Worker { .. }) => {
+            format!("in {} unless renewed", span(left))
+        }
+        Ends::After(left) => format!("in {}", span(left)),
         Ends::WithProcess => "with its process, at the latest".into(),
         Ends::Never => "never by itself".into(),
         Ends::Unknown => "not told by this store".into(),
@@ -57,11 +62,11 @@ pub(crate) fn ends(ends: Ends) -> String {
 }
 
 /// The same in a sentence.
-pub(crate) fn it_ends(when: Ends) -> String {
-    match when {
+pub(crate) fn it_ends(lock: &Lock) -> String {
+    match lock.ends {
         Ends::Never => "never ends by itself".into(),
         Ends::Unknown => "ends at a time that this store does not tell".into(),
-        when => format!("ends {}", ends(when)),
+        Ends::After(_) | Ends::WithProcess => format!("ends {}", ends(lock)),
     }
 }
 

@@ -39,7 +39,7 @@ fn unlock(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     say!("session {id} is locked by {} (store {url})", lock.holder);
-    say!("the lock {}; waiting for it: {}", it_ends(lock.ends), waiting(lock.waiting));
+    say!("the lock {}; waiting for it: {}", it_ends(&lock), waiting(lock.waiting));
     // Nobody is asked for what cannot be done.
     let breakable = store.guarantees().lock != LockKind::Kernel;
     if breakable && !arguments.yes && !agreed(&lock)? {

@@ -241,7 +241,9 @@ fn a_process_of_somebody_else_is_said_to_be() {
     // As nobody, the environment of init is out of reach; whoever is not root needs not become nobody.
     let directory = TempDir::new();
     let program = directory.path().join("cloakroom");
-    std::fs::copy(env!("CARGO_BIN_EXE_cloakroom"), &program).unwrap();
+    // By another process: one that is started meanwhile would keep the copy open for writing, and nobody may run it then.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_cloakroom")).arg(&program).status();
+    assert!(copied.unwrap().success());
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = match nix::unistd::geteuid().is_root() {
         true => {

@@ -20,6 +20,7 @@ fn main() {
             &[Need::Redis],
             the_lock_of_a_session_that_is_not_there_is_told,
         ),
+        case("only_locks_of_cloakroom_are_said_to_be_renewed", &[Need::Redis], renewed),
         case("what_is_not_there_is_a_problem", &[], what_is_not_there_is_a_problem),
         case("what_phpredis_compressed_is_shown", &[], what_phpredis_compressed_is_shown),
         case("what_igbinary_wrote_is_shown", &[], what_igbinary_wrote_is_shown),
@@ -107,6 +108,19 @@ fn the_lock_of_a_session_that_is_not_there_is_told() {
              its lock is held by a native handler, process 4711 on web1, and never ends by itself\n"
         ),
     );
+}
+
+fn renewed() {
+    let redis = redis_with_session();
+    let ours = "cloakroom:00112233445566778899aabbccddeeff:web1:4711";
+    for (lock, renewed) in [(ours, true), ("web1|4711", false)] {
+        // Half an hour and some seconds: in whole minutes, the same for as long as this takes.
+        assert_eq!(redis.command(&["SET", "PHPREDIS_SESSION:abcdefghijk_LOCK", lock, "EX", "1850"]), "OK");
+        let seen = cloakroom(&["locks", "--store", &redis.url()]).stdout;
+        let ends = seen.lines().last().and_then(|row| row.split_once("in 30 min"));
+        let unless = ends.map(|(_, rest)| rest.contains("unless renewed"));
+        assert_eq!(unless, Some(renewed), "{seen}");
+    }
 }
 
 fn what_is_not_there_is_a_problem() {
