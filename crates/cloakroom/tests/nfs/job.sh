@@ -86,6 +86,8 @@ $worker hammer /mnt/b killed 100 >killed.b &
 survivor=$!
 await killed.a 30
 await killed.b 5
+# Its turn came once more, however unfairly the two hosts share.
+await killed.a $(($(wc -l <killed.a) + 1))
 kill -KILL $killed
 wait $survivor
 cp /mnt/server/sess_killed killed
