@@ -58,6 +58,8 @@ test: packages-test lint build ## Installs what is missing, checks, builds, and 
 	@tools/phpredis6
 	$(call say,Fetching Valkey and Redis 6.2)
 	@tools/valkey
+	$(call say,Fetching dynalite and DynamoDBLocal)
+	@tools/dynamodb
 	$(call say,Running the tests)
 	@CLOAKROOM_SO='$(CURDIR)/build/cloakroom.so' tools/test
 
