@@ -2,6 +2,7 @@
 //! directories; everything is stopped by its pid when dropped, and when the process that started it dies.
 
 pub mod cluster;
+pub mod dynamodb;
 pub mod fleet;
 pub mod http;
 pub mod memcached;

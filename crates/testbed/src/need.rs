@@ -33,6 +33,10 @@ pub enum Need {
     Memcached,
     /// memcached with SASL, and what makes a user of it.
     MemcachedSasl,
+    /// dynalite, a DynamoDB in JavaScript that `make test` fetches.
+    Dynalite,
+    /// AWS's DynamoDBLocal, which `make test` fetches.
+    DynamoDbLocal,
     /// twemproxy.
     Twemproxy,
     /// nginx.
@@ -83,6 +87,8 @@ impl Need {
             Need::Ipv6 => std::net::TcpListener::bind("[::1]:0").is_err().then(|| "IPv6 on loopback".into()),
             Need::Memcached => program(&["memcached"]),
             Need::MemcachedSasl => program(&["memcached", "saslpasswd2"]).or_else(sasl_plain),
+            Need::Dynalite => program(&["node"]).or_else(|| unfetched(crate::dynamodb::Program::Dynalite)),
+            Need::DynamoDbLocal => program(&["java"]).or_else(|| unfetched(crate::dynamodb::Program::Local)),
             Need::Twemproxy => program(&["nutcracker"]),
             Need::Nginx => program(&["nginx"]),
             Need::Wrk => program(&["wrk"]),
@@ -116,6 +122,10 @@ fn sasl_plain() -> Option<String> {
         here(Path::new(libraries)) || below.map(|entry| entry.path()).any(|path| here(&path))
     });
     (!found).then(|| "SASL's libplain.so".into())
+}
+
+fn unfetched(program: crate::dynamodb::Program) -> Option<String> {
+    (!program.path().is_file()).then(|| program.name().to_owned())
 }
 
 fn module(name: &str) -> Option<String> {
