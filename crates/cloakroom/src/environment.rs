@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::sync::Arc;
 
-/// A snapshot of environment variables.
+/// A snapshot of environment variables; a clone costs nothing.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment(Arc<BTreeMap<String, String>>);
 
 impl Environment {
     /// The environment of this process as it is now.
     pub fn of_process() -> Self {
         let text = |value: OsString| value.into_string().ok();
-        Environment(
-            std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect(),
-        )
+        std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect()
     }
 
     /// The variable's value; `None` when it is unset or empty.
@@ -29,13 +28,14 @@ impl Environment {
 
     /// Sets a variable of the snapshot; an empty value unsets it.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        self.0.insert(name.into(), value.into());
+        Arc::make_mut(&mut self.0).insert(name.into(), value.into());
     }
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Environment(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Environment(Arc::new(variables.collect()))
     }
 }
 

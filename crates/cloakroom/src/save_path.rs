@@ -15,6 +15,7 @@
 //! | `h1:11211, h2:11211:weight`, `PERSISTENT=id h1:p1, h2`, `tcp://h:11211` | Memcached, as php-memcached and its elders take it |
 //! | `memcached:?host[h1:p1]=weight&host[/socket]&...` | the same, as Symfony writes it |
 //! | `redis:?host[h1:p1]&host[h2]&...` with `redis_sentinel=master` or `redis_cluster=1`, `redis:?host[/socket]` | the same, as Symfony writes it |
+//! | `dynamodb://region/table?...`, `dynamodb:///table`, `dynamodb://key-id:secret-key@region/table` | a table of DynamoDB |
 //!
 //! `rediss`, `valkeys`, `memcacheds` and their like speak TLS; `#insecure` at the end of such a URL is `verify_peer=0`. A
 //! list of servers without a scheme is Redis only where all ports are 6379 or 6380, and Memcached only where all are 11211:
@@ -286,6 +287,19 @@ impl Param {
             "remove_failed_servers",
             "server_failure_limit",
             "connect_timeout",
+            "hash_key",
+            "data",
+            "data_attribute",
+            "data_type",
+            "data_attribute_type",
+            "ttl",
+            "session_lifetime_attribute",
+            "endpoint",
+            "endpoint_url",
+            "profile",
+            "consistent_read",
+            "session_name",
+            "break_after",
         ];
         // Lists of servers: of phpredis' clusters, and Symfony's.
         if ["seed", "host"].iter().any(|list| self.name.split('[').next() == Some(list)) {

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::ops::Add;
 use std::time::Duration;
 
-use crate::{Broken, Deadline, Error, ErrorKind, Lock, Peeked, Result, SessionId};
+use crate::{Broken, Deadline, Environment, Error, ErrorKind, Lock, Peeked, Result, SessionId};
 
 /// A store of sessions: one per worker, used by one request at a time.
 ///
@@ -25,6 +25,11 @@ pub trait Store: Send {
 
     /// What this store has done so far.
     fn counters(&self) -> Counters;
+
+    /// What requests have cost so far, by what they were for, where whoever runs the engine bills them.
+    fn billed(&self) -> Vec<(&'static str, Billed)> {
+        Vec::new()
+    }
 
     /// Whether a live record is stored under this id. Takes no lock and never waits for one.
     ///
@@ -310,6 +315,17 @@ pub enum Committed {
     Conflict(Option<Record>),
 }
 
+/// What requests of one kind have cost, in the units of DynamoDB.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Billed {
+    /// How many were sent.
+    pub requests: u64,
+    /// Read units: one for 4 KB read consistently, half of one where that was not asked for.
+    pub read_units: f64,
+    /// Write units: one for each 1 KB of the item, whatever part of it was written.
+    pub write_units: f64,
+}
+
 /// Times and limits that hold for every store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -327,6 +343,10 @@ pub struct Settings {
     pub lifetime: Duration,
     /// When an unchanged session's life is prolonged, for the stores where that is a command of its own.
     pub refresh: Refresh,
+    /// PHP's `session.name`, for the stores whose native handler puts it into keys.
+    pub session_name: String,
+    /// What a store's own chain of settings and credentials looks at (AWS's).
+    pub environment: Environment,
 }
 
 /// When an unchanged session's life is prolonged.
@@ -349,6 +369,8 @@ impl Default for Settings {
             max_waiters: NonZeroU32::new(16),
             lifetime: Duration::from_secs(1440),
             refresh: Refresh::AtCommit,
+            session_name: "PHPSESSID".into(),
+            environment: Environment::default(),
         }
     }
 }

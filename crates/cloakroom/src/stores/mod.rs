@@ -4,6 +4,8 @@ use crate::{Error, ErrorKind, Result, Settings, Store, StoreUrl};
 
 #[cfg(feature = "net")]
 mod clock;
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 #[cfg(feature = "files")]
 pub mod files;
 #[cfg(feature = "memcached")]
@@ -58,6 +60,10 @@ const STORES: &[(&[&str], Constructor)] = &[
     #[cfg(feature = "memcached")]
     (&["memcached", "memcacheds"], |url, settings| {
         Ok(Box::new(memcached::Memcached::new(memcached::Options::parse(url)?, settings)))
+    }),
+    #[cfg(feature = "dynamodb")]
+    (&["dynamodb"], |url, settings| {
+        Ok(Box::new(dynamodb::DynamoDb::new(dynamodb::Options::parse(url)?, settings)))
     }),
 ];
 

@@ -1,0 +1,133 @@
+//! A table of DynamoDB.
+mod client;
+mod clock;
+mod commit;
+mod errors;
+mod item;
+mod lock;
+mod options;
+mod requests;
+mod tally;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{
+    Access, Billed, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold,
+    LifeTold, Lock, LockKind, Opened, Peeked, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
+};
+
+use client::Client;
+use lock::Held;
+pub use options::{OPTIONS, Options};
+use tally::Purpose;
+
+/// The largest item of DynamoDB, the names of its attributes included.
+pub(super) const LARGEST: u64 = 400 << 10;
+
+/// A store in one table, with one connection that is opened at its first use and kept.
+pub struct DynamoDb {
+    client: Client,
+    session_name: String,
+}
+
+/// Locks and sessions are not for a log.
+impl fmt::Debug for DynamoDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DynamoDb({})", self.client.options.shown)
+    }
+}
+
+impl DynamoDb {
+    /// A store with these options; nothing is connected yet.
+    pub fn new(options: Options, settings: Settings) -> Self {
+        let session_name = options.session_name.clone().unwrap_or_else(|| settings.session_name.clone());
+        DynamoDb { client: Client::new(Arc::new(options), settings), session_name }
+    }
+
+    fn key(&self, id: &SessionId) -> String {
+        item::key(&self.session_name, id)
+    }
+}
+
+impl Store for DynamoDb {
+    fn guarantees(&self) -> Guarantees {
+        Guarantees {
+            lock: LockKind::Lease,
+            versions: true,
+            listing: true,
+            sweeping: Sweeping::ByEngine,
+            size_limit: Some(LARGEST),
+            survives_restart: Durability::Survives,
+            shared_between_hosts: Sharing::Shared,
+            waiter_cap: WaiterCap::Everywhere,
+            life_told: LifeTold::Always,
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        self.client.tally(|tally| tally.counters)
+    }
+
+    fn billed(&self) -> Vec<(&'static str, Billed)> {
+        self.client.tally(|tally| tally.bill())
+    }
+
+    fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
+        let key = self.key(id);
+        let item = self.client.get(Purpose::Read, &key, Some(lock::LOCK_STATE), true, by)?;
+        Ok(item.is_some_and(|item| item.lives(self.client.clock.now())))
+    }
+
+    fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
+        if let Access::Exclusive { wait, unknown } = access {
+            return self.open_alone(id, wait, unknown, by);
+        }
+        let key = self.key(id);
+        let consistent = access != Access::ReadOnly || self.client.options.consistent_read;
+        let item = self.client.get(Purpose::Read, &key, None, consistent, by)?;
+        let now = self.client.clock.now();
+        let record = item.and_then(|item| item.record(now));
+        let hold = match access {
+            Access::Unlocked => Hold::Unlocked(Seen::of(record.as_ref().map(|record| record.0.as_slice()))),
+            _ => Hold::ReadOnly,
+        };
+        Ok(Opened { record, hold, renewal: None })
+    }
+
+    fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
+        match hold {
+            Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
+            Hold::ReadOnly => Err(Error::new(ErrorKind::Bug, "a session that was only read cannot be written")),
+            Hold::Unlocked(seen) => self.commit_unlocked(id, &seen, change, by),
+            Hold::Version(version) => self.commit_version(id, &version, change, by),
+            Hold::Lease(lease) => self.commit_alone(&lease.into_inner::<Held>()?, change, by),
+        }
+    }
+
+    fn time_for_a_call(&self) -> Option<Duration> {
+        Some(self.client.settings.connect_timeout + self.client.settings.timeout)
+    }
+
+    fn sweep(&mut self, _lifetime: Duration, _by: Deadline) -> Result<u64> {
+        Err(Error::new(ErrorKind::Unsupported, "DynamoDB removes expired sessions by itself")
+            .on(self.client.options.shown.as_str()))
+    }
+
+    fn list(&mut self, _each: &mut dyn FnMut(SessionId) -> bool, _by: Deadline) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    }
+
+    fn peek(&mut self, _id: &SessionId, _by: Deadline) -> Result<Peeked> {
+        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    }
+
+    fn locks(&mut self, _each: &mut dyn FnMut(SessionId, Lock) -> bool, _by: Deadline) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    }
+
+    fn break_lock(&mut self, _id: &SessionId, _seen: &Lock, _by: Deadline) -> Result<Broken> {
+        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    }
+}
