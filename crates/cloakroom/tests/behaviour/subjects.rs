@@ -7,9 +7,10 @@ use cloakroom::stores::redis::RIGHTS;
 use cloakroom::{Access, Change, SessionId};
 use testbed::TempDir;
 use testbed::cluster::Cluster;
+use testbed::dynamodb::{Engine, Program, Table};
 use testbed::memcached::Memcached;
 use testbed::need::Need;
-use testbed::redis::{Program, Redis};
+use testbed::redis::{self, Redis};
 use testbed::sentinel::Replicated;
 use testbed::twemproxy::Twemproxy;
 
@@ -50,14 +51,14 @@ pub(crate) const ENTRIES: &[Entry] = &[
         name: "redis 6.2",
         needs: &[Need::Redis62],
         example: "redis://h",
-        start: || Box::new(Server::new(Redis::of(Program::Redis62))),
+        start: || Box::new(Server::new(Redis::of(redis::Program::Redis62))),
         without: &[],
     },
     Entry {
         name: "valkey",
         needs: &[Need::Valkey],
         example: "valkey://h",
-        start: || Box::new(Server::new(Redis::of(Program::Valkey))),
+        start: || Box::new(Server::new(Redis::of(redis::Program::Valkey))),
         without: &[],
     },
     Entry {
@@ -155,6 +156,20 @@ pub(crate) const ENTRIES: &[Entry] = &[
         start: || Box::new(Ring::new(vec![Memcached::start(), Memcached::start(), Memcached::start()], "")),
         // Three where the lock is on another server: see tests/memcached/apart.rs.
         without: &["a_request_costs_two_exchanges"],
+    },
+    Entry {
+        name: "dynamodb, dynalite",
+        needs: &[Need::Dynalite],
+        example: "dynamodb://r/table",
+        start: || Box::new(Items::new(Program::Dynalite)),
+        without: &[],
+    },
+    Entry {
+        name: "dynamodb, AWS's own engine",
+        needs: &[Need::DynamoDbLocal],
+        example: "dynamodb://r/table",
+        start: || Box::new(Items::new(Program::Local)),
+        without: &[],
     },
 ];
 
@@ -327,6 +342,39 @@ impl Subject for SaslServer {
 
     fn is_empty(&self) -> bool {
         !self.worker().exists(&id("abc"), soon()).unwrap()
+    }
+}
+
+/// A table of an engine that all cases share.
+struct Items {
+    table: Table,
+    save_path: String,
+}
+
+impl Items {
+    fn new(program: Program) -> Items {
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let engine = Engine::shared(program);
+        let table = engine.create_table(&format!("case{}", CASES.fetch_add(1, Ordering::Relaxed)), "id");
+        let save_path =
+            format!("dynamodb://key:secret@local/{}?endpoint={}", table.name(), engine.endpoint());
+        Items { table, save_path }
+    }
+}
+
+impl Subject for Items {
+    fn save_path(&self) -> String {
+        self.save_path.clone()
+    }
+
+    /// The lock is in the same item, and stays.
+    fn evict(&self, id: &SessionId) {
+        let key = format!("PHPSESSID_{}", id.as_str());
+        self.table.update(&key, "REMOVE #data, #expires, #record_expires", serde_json::json!({}));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.table.scan().is_empty()
     }
 }
 

@@ -134,7 +134,8 @@ impl Client {
         request: &impl AsyncFn(&Sdk) -> Result<T, SdkError<E, HttpResponse>>,
     ) -> Result<T, Failure> {
         let settings = (self.settings.connect_timeout, self.settings.timeout);
-        let connecting = if self.engine.as_ref().is_some_and(Engine::is_ours) { Duration::ZERO } else { settings.0 };
+        let connecting =
+            if self.engine.as_ref().is_some_and(Engine::is_ours) { Duration::ZERO } else { settings.0 };
         let by = by.within(settings.1 + connecting);
         let engine = self.engine(by)?;
         let left = by.remaining();

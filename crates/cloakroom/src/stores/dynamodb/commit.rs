@@ -16,7 +16,12 @@ const UNLOCK: &str = "#lock, #until, #record, #seen, #before";
 
 impl DynamoDb {
     /// Applies the change if the lock is still ours, and releases it.
-    pub(super) fn commit_alone(&mut self, held: &Held, change: Change<'_>, by: Deadline) -> Result<Committed> {
+    pub(super) fn commit_alone(
+        &mut self,
+        held: &Held,
+        change: Change<'_>,
+        by: Deadline,
+    ) -> Result<Committed> {
         let ours = || (":token", held.token());
         let done = match change {
             Change::Write(bytes, life) => {

@@ -114,7 +114,9 @@ pub(super) fn of(failure: Failure, doing: &str, options: &Options) -> Error {
         Failure::Said { code, message, .. } => {
             let kind = match code.as_str() {
                 "ResourceNotFoundException" => ErrorKind::Config,
-                "AccessDeniedException" | "UnrecognizedClientException" | "ExpiredTokenException" => ErrorKind::Auth,
+                "AccessDeniedException" | "UnrecognizedClientException" | "ExpiredTokenException" => {
+                    ErrorKind::Auth
+                }
                 code if BUSY.contains(&code) => ErrorKind::Timeout,
                 _ => ErrorKind::Corrupt,
             };

@@ -10,9 +10,7 @@ use super::requests::{Changed, Update, Values};
 use super::tally::Purpose;
 use crate::stores::pause::Pause;
 use crate::stores::token::Token;
-use crate::{
-    Deadline, Error, ErrorKind, Hold, Lease, Opened, Renewal, Result, SessionId, Unknown,
-};
+use crate::{Deadline, Error, ErrorKind, Hold, Lease, Opened, Renewal, Result, SessionId, Unknown};
 
 /// What a request has while it has a session alone.
 #[derive(Debug, Clone)]

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Access, Billed, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees, Hold,
-    LifeTold, Lock, LockKind, Opened, Peeked, Result, Seen, SessionId, Settings, Sharing, Store, Sweeping, WaiterCap,
+    Access, Billed, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees,
+    Hold, LifeTold, Lock, LockKind, Opened, Peeked, Result, Seen, SessionId, Settings, Sharing, Store,
+    Sweeping, WaiterCap,
 };
 
 use client::Client;
@@ -99,7 +100,9 @@ impl Store for DynamoDb {
     fn commit(&mut self, id: &SessionId, hold: Hold, change: Change<'_>, by: Deadline) -> Result<Committed> {
         match hold {
             Hold::ReadOnly if change == Change::Keep => Ok(Committed::Done),
-            Hold::ReadOnly => Err(Error::new(ErrorKind::Bug, "a session that was only read cannot be written")),
+            Hold::ReadOnly => {
+                Err(Error::new(ErrorKind::Bug, "a session that was only read cannot be written"))
+            }
             Hold::Unlocked(seen) => self.commit_unlocked(id, &seen, change, by),
             Hold::Version(version) => self.commit_version(id, &version, change, by),
             Hold::Lease(lease) => self.commit_alone(&lease.into_inner::<Held>()?, change, by),
@@ -111,8 +114,11 @@ impl Store for DynamoDb {
     }
 
     fn sweep(&mut self, _lifetime: Duration, _by: Deadline) -> Result<u64> {
-        Err(Error::new(ErrorKind::Unsupported, "DynamoDB removes expired sessions by itself")
-            .on(self.client.options.shown.as_str()))
+        Err(Error::new(ErrorKind::Unsupported, "DynamoDB removes expired sessions by itself").on(self
+            .client
+            .options
+            .shown
+            .as_str()))
     }
 
     fn list(&mut self, _each: &mut dyn FnMut(SessionId) -> bool, _by: Deadline) -> Result<()> {

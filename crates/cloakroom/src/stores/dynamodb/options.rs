@@ -10,13 +10,7 @@ use crate::{Error, ErrorKind, Param, Result, Secret, StoreUrl};
 /// Every option of a DynamoDB URL; the names of attributes are those of AWS's own session handler.
 pub const OPTIONS: &[&[Named]] = &[&[
     named("hash_key", &[], "an attribute's name", "id", "the table's partition key, of type S"),
-    named(
-        "data",
-        &["data_attribute"],
-        "an attribute's name",
-        "data",
-        "the attribute that has the session",
-    ),
+    named("data", &["data_attribute"], "an attribute's name", "data", "the attribute that has the session"),
     named(
         "data_type",
         &["data_attribute_type"],
@@ -129,7 +123,11 @@ impl Options {
                 true => "the table is missing",
                 false => "this is not the name of a table: 3 to 255 characters out of A-Z a-z 0-9 _ . -",
             };
-            return Err(wrong(0, what, "write dynamodb://region/table, for example dynamodb://eu-west-1/sessions"));
+            return Err(wrong(
+                0,
+                what,
+                "write dynamodb://region/table, for example dynamodb://eu-west-1/sessions",
+            ));
         }
         if server.port.is_some() {
             let hint = "write dynamodb://region/table?endpoint=http://host:port";
@@ -166,7 +164,8 @@ impl Options {
             Some(param) => Some(seconds(param, "a number of seconds, or 0 for never")?),
             None => Some(Duration::from_secs(60)),
         };
-        let time = |name| given.one(name).map(|param| seconds(param, "a number of seconds above 0")).transpose();
+        let time =
+            |name| given.one(name).map(|param| seconds(param, "a number of seconds above 0")).transpose();
         Ok(Options {
             shown: url.to_string(),
             table: table.to_owned(),

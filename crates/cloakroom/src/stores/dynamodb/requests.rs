@@ -29,13 +29,15 @@ fn named(layout: &Layout) -> [(&'static str, &str); 8] {
 /// Those that are used: DynamoDB refuses any other.
 fn names(layout: &Layout, expressions: &[Option<&str>]) -> Option<HashMap<String, String>> {
     let used = |name: &str| {
-        let mut words = expressions.iter().flatten().flat_map(|expression| {
-            expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '#')
-        });
+        let mut words = expressions
+            .iter()
+            .flatten()
+            .flat_map(|expression| expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '#'));
         words.any(|word| word == name)
     };
     let all = named(layout).into_iter().filter(|(name, _)| used(name));
-    let names: HashMap<String, String> = all.map(|(name, stands_for)| (name.into(), stands_for.into())).collect();
+    let names: HashMap<String, String> =
+        all.map(|(name, stands_for)| (name.into(), stands_for.into())).collect();
     (!names.is_empty()).then_some(names)
 }
 
