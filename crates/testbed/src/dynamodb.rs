@@ -1,6 +1,8 @@
 //! A real DynamoDB of two makes, and what it takes to look into it.
 //!
-//! Neither checks a signature nor throttles.
+//! Neither checks a signature nor throttles; [`Proxy`] does the latter, and what else AWS does on a bad day.
+
+mod proxy;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +14,8 @@ use serde_json::{Value, json};
 use crate::http::Browser;
 use crate::process::Process;
 use crate::{START, TempDir, free_port, need, php, wait_until};
+
+pub use proxy::{Fault, Proxy, Seen};
 
 /// Whose DynamoDB it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,6 +234,11 @@ impl Table {
     fn key(&self, key: &str) -> Value {
         json!({&self.hash_key: {"S": key}})
     }
+}
+
+/// A PHP file whose `SdkSessionHandler::at($endpoint, $config)->register()` does what the AWS SDK's handler does on the wire.
+pub fn sdk_handler() -> PathBuf {
+    php::workspace().join("crates/testbed/php/dynamodb_session_handler.php")
 }
 
 /// What DynamoDB says instead of an answer.

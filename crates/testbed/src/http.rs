@@ -106,7 +106,7 @@ impl Response {
     }
 }
 
-fn read(answer: &mut impl BufRead) -> Result<Response> {
+pub(crate) fn read(answer: &mut impl BufRead) -> Result<Response> {
     let status_line = line(answer)?;
     let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.ok_or_else(|| Error::other(format!("not a status line: {status_line:?}")))?;
