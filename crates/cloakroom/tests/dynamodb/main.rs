@@ -1,0 +1,82 @@
+//! The DynamoDB store where it differs from the others: its items beside those of AWS's own session handler, its locks and
+//! who waits for them, and what is seen of both.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod looking;
+#[path = "../worker/mod.rs"]
+mod worker;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use cloakroom::{Settings, Store};
+use testbed::dynamodb::{Engine, Program, Table};
+use testbed::need::Need;
+use testbed::suite::{Case, case};
+
+/// How long something may take that happens at once on an idle machine.
+#[allow(dead_code)]
+const LIMIT: Duration = Duration::from_secs(30);
+
+const DYNALITE: &[Need] = &[Need::Dynalite];
+#[allow(dead_code)]
+const LOCAL: &[Need] = &[Need::DynamoDbLocal];
+
+fn main() {
+    worker::become_worker();
+    let cases = [looking::cases()];
+    testbed::suite::run(cases.into_iter().flatten().collect())
+}
+
+/// A table of its own for one case, of an engine that all cases share.
+struct Sessions {
+    table: Table,
+    save_path: String,
+}
+
+impl Sessions {
+    fn on(program: Program) -> Sessions {
+        static CASES: AtomicU32 = AtomicU32::new(0);
+        let engine = Engine::shared(program);
+        let table = engine.create_table(&format!("case{}", CASES.fetch_add(1, Ordering::Relaxed)), "id");
+        let save_path =
+            format!("dynamodb://key:secret@local/{}?endpoint={}", table.name(), engine.endpoint());
+        Sessions { table, save_path }
+    }
+
+    /// The store of one more worker.
+    fn worker(&self) -> Box<dyn Store> {
+        worker::store(&self.save_path)
+    }
+
+    #[allow(dead_code)]
+    fn worker_with(&self, settings: Settings) -> Box<dyn Store> {
+        worker::store_with(&self.save_path, settings)
+    }
+
+    /// The same with more options: `&break_after=0`.
+    #[allow(dead_code)]
+    fn worker_of(&self, options: &str, settings: Settings) -> Box<dyn Store> {
+        worker::store_with(&format!("{}{options}", self.save_path), settings)
+    }
+}
+
+/// A case on dynalite, which is quick.
+#[allow(dead_code)]
+fn quick(name: &str, run: fn(&Sessions)) -> Case {
+    case(name, DYNALITE, move || run(&Sessions::on(Program::Dynalite)))
+}
+
+/// A case that may depend on the engine: one on each.
+fn both(name: &str, run: fn(&Sessions)) -> [Case; 2] {
+    [
+        case(format!("dynalite: {name}"), DYNALITE, move || run(&Sessions::on(Program::Dynalite))),
+        case(format!("AWS's own engine: {name}"), LOCAL, move || run(&Sessions::on(Program::Local))),
+    ]
+}
+
+/// The key of a session.
+fn key(session: &str) -> String {
+    format!("PHPSESSID_{session}")
+}
