@@ -1,8 +1,11 @@
 //! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage, or it could not look.
 
 mod check;
+
 mod detect;
 mod doctor;
+
+mod iam;
 mod ini;
 mod locks;
 mod output;
@@ -37,6 +40,7 @@ enum Command {
     Detect(detect::Arguments),
     Doctor(doctor::Arguments),
     Ini(ini::Arguments),
+    Iam(iam::Arguments),
     Show(show::Arguments),
     Locks(locks::Arguments),
     Unlock(unlock::Arguments),
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Command::Detect(arguments) => detect::run(&arguments),
         Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Ini(arguments) => ini::run(&arguments),
+        Command::Iam(arguments) => iam::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Locks(arguments) => locks::run(&arguments),
         Command::Unlock(arguments) => unlock::run(&arguments),

@@ -249,7 +249,7 @@ impl Handler {
         if self.is_forked() {
             return Ok(0);
         }
-        if self.stores.store()?.guarantees().sweeping == cloakroom::Sweeping::ByEngine {
+        if self.stores.store()?.guarantees().sweeping != cloakroom::Sweeping::Needed {
             return Ok(0);
         }
         let swept = self.stores.store()?.sweep(time_to_live(lifetime), Deadline::after(SWEEP));

@@ -57,6 +57,15 @@ pub trait Store: Send {
         None
     }
 
+    /// What settings outside of the store's URL came to, where it has a chain of them: `region`, `eu-west-1`.
+    ///
+    /// # Errors
+    /// When the chain ends without what is needed.
+    fn resolved(&mut self, by: Deadline) -> Result<Vec<(&'static str, String)>> {
+        let _ = by;
+        Ok(Vec::new())
+    }
+
     /// Asks the engine how it is set up, and says what endangers sessions there. It may ask for what the engine's user
     /// has no right to know; that is a [`Finding`] too.
     ///
@@ -412,6 +421,8 @@ pub enum LockKind {
 pub enum Sweeping {
     /// The engine does.
     ByEngine,
+    /// The engine does where it is set up to; elsewhere `cloakroom gc` does, and PHP's gc does nothing.
+    IfSetUp,
     /// [`Store::sweep`] must be called: PHP's gc does, by chance or by `session_gc()`.
     Needed,
 }
@@ -467,7 +478,11 @@ macro_rules! in_words {
 
 in_words! {
     LockKind { Kernel: "released at once, by the kernel", Lease: "ends with its lease (cloakroom.lease)" }
-    Sweeping { ByEngine: "removed by the store", Needed: "removed by session.gc_probability or a scheduled task" }
+    Sweeping {
+        ByEngine: "removed by the store",
+        IfSetUp: "removed by the table's TTL, or by cloakroom gc",
+        Needed: "removed by session.gc_probability or a scheduled task"
+    }
     Durability { Survives: "yes", AsConfigured: "as the server is configured", Forgets: "no" }
     Sharing { Shared: "yes", IfMountIsShared: "only on a network file system" }
     WaiterCap { Everywhere: "on all hosts", PerHost: "on this host" }

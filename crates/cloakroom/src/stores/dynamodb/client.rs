@@ -11,10 +11,13 @@ use std::time::Duration;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::ProvideCredentials as _;
 use aws_sdk_dynamodb::Client as Sdk;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::delete_item::{DeleteItemError, DeleteItemOutput};
 use aws_sdk_dynamodb::operation::get_item::{GetItemError, GetItemOutput};
+use aws_sdk_dynamodb::operation::scan::{ScanError, ScanOutput};
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::ConsumedCapacity;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
@@ -56,6 +59,16 @@ pub(super) enum Answer<T> {
     Done(T),
     /// Its condition does not hold for the item, which not every engine shows.
     Unmet(Option<Attributes>, Earlier),
+}
+
+impl<T> Answer<T> {
+    /// The answer to a request that has no condition.
+    pub(super) fn done(self) -> Result<T> {
+        match self {
+            Answer::Done(answer) => Ok(answer),
+            Answer::Unmet(..) => Err(Error::new(ErrorKind::Bug, "there was no condition to be met")),
+        }
+    }
 }
 
 /// What became of earlier attempts of a request.
@@ -157,6 +170,24 @@ impl Client {
         }
     }
 
+    /// Where AWS's chain of settings came to, and as whom: the region, and what signs.
+    pub(super) fn chain(&mut self, by: Deadline) -> Result<(String, Credentials)> {
+        let options = Arc::clone(&self.options);
+        let engine = self.engine(by).map_err(|failure| errors::of(failure, "cannot begin", &options))?;
+        let left = by.remaining();
+        let region = engine.loaded.region().map(ToString::to_string).unwrap_or_default();
+        let provider = engine.loaded.credentials_provider();
+        let found = engine.run(async {
+            let asked = async { Some(provider?.provide_credentials().await) };
+            tokio::time::timeout(left, asked).await.ok().flatten()
+        });
+        match found.flatten() {
+            Some(Ok(credentials)) => Ok((region, credentials)),
+            Some(Err(error)) => Err(errors::no_credentials(&options).source(error)),
+            None => Err(errors::no_credentials(&options)),
+        }
+    }
+
     /// AWS's client, made at the first use and again in a forked child: what belongs to the parent is left alone.
     fn engine(&mut self, by: Deadline) -> Result<&Engine, Failure> {
         if !self.engine.as_ref().is_some_and(Engine::is_ours) {
@@ -191,6 +222,8 @@ impl Backoff {
 struct Engine {
     pid: u32,
     sdk: Sdk,
+    /// What AWS's chain of settings came to.
+    loaded: aws_config::SdkConfig,
     /// Always there until it is dropped.
     runtime: Option<Runtime>,
 }
@@ -236,7 +269,7 @@ impl Engine {
         }
         if let Some(given) = &options.credentials {
             let secret = given.secret.reveal();
-            loader = loader.credentials_provider(aws_credential_types::Credentials::new(
+            loader = loader.credentials_provider(Credentials::new(
                 &given.key_id,
                 secret,
                 None,
@@ -256,7 +289,7 @@ impl Engine {
         }
         let watch = Watch { clock: Arc::clone(clock), tally: Arc::clone(tally) };
         let config = aws_sdk_dynamodb::config::Builder::from(&loaded).interceptor(watch).build();
-        Ok(Engine { pid: std::process::id(), sdk: Sdk::from_conf(config), runtime: Some(runtime) })
+        Ok(Engine { pid: std::process::id(), sdk: Sdk::from_conf(config), loaded, runtime: Some(runtime) })
     }
 
     /// Whether it was made in this process.
@@ -370,9 +403,11 @@ macro_rules! answers {
     };
 }
 
-answers![GetItemOutput, UpdateItemOutput, DeleteItemOutput];
+answers![GetItemOutput, UpdateItemOutput, DeleteItemOutput, ScanOutput];
 
 impl Refused for GetItemError {}
+
+impl Refused for ScanError {}
 
 impl Refused for UpdateItemError {
     fn unmet(&mut self) -> Option<Attributes> {

@@ -135,6 +135,15 @@ pub(super) fn no_region(options: &Options) -> Error {
         .on(options.shown.as_str())
 }
 
+pub(super) fn no_credentials(options: &Options) -> Error {
+    Error::new(ErrorKind::Auth, "AWS's chain has no credentials")
+        .hint(
+            "give the instance, task or pod a role; or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY, where PHP starts",
+        )
+        .on(options.shown.as_str())
+}
+
 pub(super) fn no_configuration(options: &Options) -> Error {
     Error::new(ErrorKind::Timeout, "AWS's configuration was not found in time")
         .hint("write the region before the table; without it the instance's metadata service is asked")

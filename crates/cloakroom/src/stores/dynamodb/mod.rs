@@ -3,10 +3,13 @@ mod client;
 mod clock;
 mod commit;
 mod errors;
+mod inspect;
 mod item;
 mod lock;
 mod options;
 mod requests;
+mod sweep;
+mod table;
 mod tally;
 
 use std::fmt;
@@ -14,14 +17,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Access, Billed, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Guarantees,
-    Hold, LifeTold, Lock, LockKind, Opened, Peeked, Result, Seen, SessionId, Settings, Sharing, Store,
-    Sweeping, WaiterCap,
+    Access, Billed, Broken, Change, Committed, Counters, Deadline, Durability, Error, ErrorKind, Extent,
+    Finding, Guarantees, Hold, LifeTold, Lock, LockKind, Opened, Peeked, Result, Seen, SessionId, Settings,
+    Sharing, Store, Sweeping, WaiterCap,
 };
 
 use client::Client;
 use lock::Held;
 pub use options::{OPTIONS, Options};
+pub use sweep::{Collected, Collecting};
+pub use table::{Capacity, Created, Expiry};
 use tally::Purpose;
 
 /// The largest item of DynamoDB, the names of its attributes included.
@@ -58,7 +63,7 @@ impl Store for DynamoDb {
             lock: LockKind::Lease,
             versions: true,
             listing: true,
-            sweeping: Sweeping::ByEngine,
+            sweeping: Sweeping::IfSetUp,
             size_limit: Some(LARGEST),
             survives_restart: Durability::Survives,
             shared_between_hosts: Sharing::Shared,
@@ -114,11 +119,19 @@ impl Store for DynamoDb {
     }
 
     fn sweep(&mut self, _lifetime: Duration, _by: Deadline) -> Result<u64> {
-        Err(Error::new(ErrorKind::Unsupported, "DynamoDB removes expired sessions by itself").on(self
-            .client
-            .options
-            .shown
-            .as_str()))
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            "a table's TTL removes expired sessions, or cloakroom gc does",
+        )
+        .on(self.client.options.shown.as_str()))
+    }
+
+    fn inspect(&mut self, extent: Extent, by: Deadline) -> Result<Vec<Finding>> {
+        self.look_into(extent, by)
+    }
+
+    fn resolved(&mut self, by: Deadline) -> Result<Vec<(&'static str, String)>> {
+        self.chain(by)
     }
 
     fn list(&mut self, _each: &mut dyn FnMut(SessionId) -> bool, _by: Deadline) -> Result<()> {

@@ -182,6 +182,16 @@ impl Options {
             timeout: time("timeout")?,
         })
     }
+
+    /// The table's name.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The region, where the URL names it.
+    pub fn region(&self) -> Option<&str> {
+        self.region.as_deref()
+    }
 }
 
 impl Layout {

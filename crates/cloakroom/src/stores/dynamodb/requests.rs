@@ -1,4 +1,4 @@
-//! The three requests that sessions need: GetItem, UpdateItem and DeleteItem.
+//! The three requests that sessions need: GetItem, UpdateItem and DeleteItem; and Scan, for the command.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::client::{Answer, Client, Earlier};
-use super::item::Item;
+use super::item::{Attributes, Item};
 use super::options::{LOCK, Layout, RECORD_EXPIRES, SEEN, SEEN_EXPIRES, UNTIL};
 use super::tally::Purpose;
 use crate::{Deadline, Result};
@@ -58,6 +58,30 @@ pub(super) struct Update<'a> {
     pub(super) condition: Option<&'a str>,
     pub(super) values: Values,
     pub(super) returns: ReturnValue,
+}
+
+/// Which items of a table are looked for, page by page.
+#[derive(Debug)]
+pub(super) struct Scan<'a> {
+    /// What is told of each: `#id, #lock`.
+    pub(super) projection: &'a str,
+    /// As DynamoDB writes it: `#expires < :limit`. Those that it leaves out are paid for all the same.
+    pub(super) filter: Option<&'a str>,
+    pub(super) values: Values,
+    /// How many are looked at for a page at most; it ends after 1 MB in any case.
+    pub(super) limit: Option<i32>,
+    /// Whether they are as every write before has left them; twice as dear.
+    pub(super) consistent: bool,
+}
+
+/// A page of items.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) items: Vec<Attributes>,
+    /// How many were looked at, those included that the filter left out.
+    pub(super) scanned: u64,
+    /// Where the next page begins.
+    pub(super) next: Option<Attributes>,
 }
 
 /// What became of a change.
@@ -170,6 +194,39 @@ impl Client {
             Answer::Unmet(item, earlier) => {
                 Changed::Unmet(item.map(|item| Item::read(item, &options.layout)), earlier)
             }
+        })
+    }
+
+    /// A page of a table's items: the first, or the one that begins at `from`.
+    pub(super) fn scan(
+        &mut self,
+        purpose: Purpose,
+        scan: &Scan<'_>,
+        from: Option<Attributes>,
+        by: Deadline,
+    ) -> Result<Page> {
+        let options = std::sync::Arc::clone(&self.options);
+        let names = names(&options.layout, &[Some(scan.projection), scan.filter]);
+        let values = given(&scan.values);
+        let answer = self.ask(purpose, "cannot walk through the table", by, async |sdk| {
+            sdk.scan()
+                .table_name(&options.table)
+                .projection_expression(scan.projection)
+                .set_filter_expression(scan.filter.map(str::to_owned))
+                .set_expression_attribute_names(names.clone())
+                .set_expression_attribute_values(values.clone())
+                .set_limit(scan.limit)
+                .consistent_read(scan.consistent)
+                .set_exclusive_start_key(from.clone())
+                .return_consumed_capacity(ReturnConsumedCapacity::Total)
+                .send()
+                .await
+        })?;
+        let page = answer.done()?;
+        Ok(Page {
+            scanned: u64::try_from(page.scanned_count).unwrap_or(0),
+            items: page.items.unwrap_or_default(),
+            next: page.last_evaluated_key.filter(|key| !key.is_empty()),
         })
     }
 }

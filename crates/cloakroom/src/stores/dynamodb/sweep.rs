@@ -1,0 +1,161 @@
+//! Removing what has expired from a table whose TTL is off: Scan, page by page, and a DeleteItem for each, on the condition that
+//! it still is what the page told. (BatchWriteItem has no conditions: a visitor who comes back in between would lose his session.)
+
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::DynamoDb;
+use super::client::Earlier;
+use super::item::{Attributes, Item, number};
+use super::requests::{Changed, Scan, Values};
+use super::tally::Purpose;
+use crate::{Deadline, Result};
+
+/// How many items are looked at for a page.
+const PAGE: i32 = 100;
+
+/// The longest sleep after which it is not asked whether to go on.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How to walk through a table.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Collecting {
+    /// How long ago a session must have expired.
+    pub grace: Duration,
+    /// How many read units, and how many write units, may be used in a second.
+    pub rate: f64,
+}
+
+/// What a walk through a table has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Collected {
+    /// Items looked at.
+    pub scanned: u64,
+    /// Sessions removed.
+    pub removed: u64,
+    /// Expired ones that somebody has locked.
+    pub locked: u64,
+    /// Expired ones that were written, locked or removed between the look and the removal.
+    pub changed: u64,
+    /// What that cost.
+    pub read_units: f64,
+    /// What that cost.
+    pub write_units: f64,
+    /// Whether it came to the end of the table.
+    pub finished: bool,
+}
+
+impl DynamoDb {
+    /// Removes what has expired, whatever it is: as the table's TTL would. `go_on` is told of each step, and may end the walk by
+    /// answering false; the next walk begins anew, with what was removed gone.
+    ///
+    /// # Errors
+    /// When the table does not answer, even after some tries.
+    pub fn collect(
+        &mut self,
+        how: &Collecting,
+        go_on: &mut dyn FnMut(&Collected) -> bool,
+        time_for_a_call: Duration,
+    ) -> Result<Collected> {
+        let mut walk = Walk { done: Collected::default(), began: Instant::now(), rate: how.rate, go_on };
+        let start = self.billed_units();
+        let mut from = None;
+        loop {
+            let now = self.client.clock.now();
+            let limit = (now / 1000).saturating_sub(how.grace.as_secs());
+            let scan = Scan {
+                projection: "#id, #expires, #lock, #until",
+                filter: Some("#expires < :limit"),
+                values: vec![(":limit", number(limit))],
+                limit: Some(PAGE),
+                consistent: false,
+            };
+            let page = self.client.scan(Purpose::Read, &scan, from, Deadline::after(time_for_a_call))?;
+            walk.done.scanned += page.scanned;
+            walk.paid(self.billed_units(), start);
+            for attributes in page.items {
+                if !walk.goes_on() {
+                    return Ok(walk.done);
+                }
+                self.remove_expired(attributes, limit, &mut walk.done, Deadline::after(time_for_a_call))?;
+                walk.paid(self.billed_units(), start);
+            }
+            if page.next.is_none() {
+                walk.done.finished = true;
+                return Ok(walk.done);
+            }
+            if !walk.goes_on() {
+                return Ok(walk.done);
+            }
+            from = page.next;
+        }
+    }
+
+    /// Removes one item, if it still is what was seen.
+    fn remove_expired(
+        &mut self,
+        attributes: Attributes,
+        limit: u64,
+        done: &mut Collected,
+        by: Deadline,
+    ) -> Result<()> {
+        let options = std::sync::Arc::clone(&self.client.options);
+        let Some(AttributeValue::S(key)) = attributes.get(&options.layout.key).cloned() else {
+            return Ok(());
+        };
+        let now = self.client.clock.now();
+        if !Item::read(attributes, &options.layout).is_free(now) {
+            done.locked += 1;
+            return Ok(());
+        }
+        let condition = "#expires < :limit AND (attribute_not_exists(#lock) \
+                         OR (begins_with(#lock, :mark) AND #until < :now))";
+        let values: Values = vec![
+            (":limit", number(limit)),
+            (":mark", AttributeValue::S(crate::stores::MARK.into())),
+            (":now", number(now)),
+        ];
+        match self.client.delete(Purpose::Commit, &key, Some(condition), values, by)? {
+            // It was there when the page was read.
+            Changed::Done(_) | Changed::Unmet(None, Earlier::MaybeApplied) => done.removed += 1,
+            Changed::Unmet(..) => done.changed += 1,
+        }
+        Ok(())
+    }
+
+    /// Read and write units of all requests so far.
+    fn billed_units(&self) -> (f64, f64) {
+        let bill = self.client.tally(|tally| tally.bill());
+        bill.iter().fold((0.0, 0.0), |(read, write), (_, it)| (read + it.read_units, write + it.write_units))
+    }
+}
+
+/// A walk that keeps to its rate.
+struct Walk<'a> {
+    done: Collected,
+    began: Instant,
+    rate: f64,
+    go_on: &'a mut dyn FnMut(&Collected) -> bool,
+}
+
+impl Walk<'_> {
+    fn paid(&mut self, (read, write): (f64, f64), start: (f64, f64)) {
+        (self.done.read_units, self.done.write_units) = (read - start.0, write - start.1);
+    }
+
+    /// Waits until what was used is within the rate; false where it is to end.
+    fn goes_on(&mut self) -> bool {
+        let due = Duration::try_from_secs_f64(self.done.read_units.max(self.done.write_units) / self.rate);
+        let due = due.unwrap_or(Duration::MAX);
+        loop {
+            if !(self.go_on)(&self.done) {
+                return false;
+            }
+            match due.saturating_sub(self.began.elapsed()) {
+                Duration::ZERO => return true,
+                left => std::thread::sleep(left.min(SLICE)),
+            }
+        }
+    }
+}
