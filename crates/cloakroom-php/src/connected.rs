@@ -1,8 +1,8 @@
 //! The stores that one worker keeps connections to: usually one, several where scripts use several.
 
 use cloakroom::{
-    Counters, Deadline, Environment, Error, ErrorKind, Extent, Finding, Gravity, Result, SavePath, Settings,
-    Store, StoreUrl, detect, stores,
+    Billed, Counters, Deadline, Environment, Error, ErrorKind, Extent, Finding, Gravity, Result, SavePath,
+    Settings, Store, StoreUrl, detect, stores,
 };
 
 use crate::drop_in::Native;
@@ -18,10 +18,14 @@ pub(crate) struct Connected {
     stores: Vec<Connection>,
     /// What the stores did that are no longer among them.
     retired: Counters,
+    retired_bill: Bill,
     /// What detection has to say, and how much of it was said.
     notices: Vec<String>,
     said: usize,
 }
+
+/// What requests have cost, by what they were for.
+pub(crate) type Bill = Vec<(&'static str, Billed)>;
 
 /// A store and the settings that led to it.
 struct Connection {
@@ -50,6 +54,7 @@ impl Connected {
             environment,
             stores: Vec::new(),
             retired: Counters::default(),
+            retired_bill: Bill::new(),
             notices: Vec::new(),
             said: 0,
         }
@@ -76,7 +81,9 @@ impl Connected {
         let store =
             stores::open(&url, config.store.clone()).map_err(|error| named_in(error, from.as_deref()))?;
         if self.stores.len() == KEPT {
-            self.retired = self.retired + self.stores.remove(0).store.counters();
+            let Connection { store, .. } = self.stores.remove(0);
+            self.retired = self.retired + store.counters();
+            add(&mut self.retired_bill, store.billed());
         }
         self.stores.push(Connection {
             setting: save_path.text.to_owned(),
@@ -123,6 +130,13 @@ impl Connected {
         self.stores.iter().fold(self.retired, |sum, connection| sum + connection.store.counters())
     }
 
+    /// What all of them have cost, where somebody bills it.
+    pub(crate) fn billed(&self) -> Bill {
+        let mut sum = self.retired_bill.clone();
+        self.stores.iter().for_each(|connection| add(&mut sum, connection.store.billed()));
+        sum
+    }
+
     /// Names the current store and its settings in the error, and remembers that it refused the credentials.
     pub(crate) fn failed(&mut self, error: Error) -> Error {
         let Some(connection) = self.stores.last_mut() else { return error };
@@ -161,6 +175,7 @@ impl Connected {
     pub(crate) fn clear(&mut self) {
         self.stores.clear();
         self.retired = Counters::default();
+        self.retired_bill.clear();
     }
 
     fn locate(&mut self, save_path: &SavePathSetting<'_>, config: &Config) -> Result<Located> {
@@ -194,6 +209,15 @@ impl Connected {
                 Err(Error::new(ErrorKind::Config, what).hint(hint))
             }
             None => Ok(Located { url, because, from }),
+        }
+    }
+}
+
+fn add(sum: &mut Bill, bill: Bill) {
+    for (purpose, billed) in bill {
+        match sum.iter_mut().find(|(known, _)| *known == purpose) {
+            Some((_, known)) => *known = *known + billed,
+            None => sum.push((purpose, billed)),
         }
     }
 }

@@ -50,11 +50,14 @@ extern "C" fn count_fork() {
 /// The environment at MINIT: PHP-FPM clears it in its workers.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
 
+fn environment() -> &'static Environment {
+    ENVIRONMENT.get_or_init(Environment::of_process)
+}
+
 fn with_handler<T>(run: impl FnOnce(&mut Handler) -> Result<T>) -> Result<T> {
     let bug = || Error::new(ErrorKind::Bug, "the session handler is not available here");
     let caught = HANDLER.try_with(|handler| {
         let mut handler = handler.try_borrow_mut().map_err(|_| bug())?;
-        let environment = || ENVIRONMENT.get_or_init(Environment::of_process);
         let handler = handler.get_or_insert_with(|| Handler::new(environment(), &FORKS));
         catch_unwind(AssertUnwindSafe(|| run(&mut *handler))).unwrap_or_else(|_| {
             handler.distrust();
@@ -108,8 +111,9 @@ fn warn<const N: usize>(text: Text<N>) {
 }
 
 /// Opens the handler on the settings as they are.
-fn open_handler(save_path: &str, native: Option<&'static Native>) -> Result<()> {
-    let setting = SavePathSetting { text: save_path.trim(), native, is_configured, temporary_directory };
+fn open_handler(save_path: &str, session_name: &[u8], native: Option<&'static Native>) -> Result<()> {
+    let text = save_path.trim();
+    let setting = SavePathSetting { text, session_name, native, is_configured, temporary_directory };
     let config = config(native)?;
     with_handler(|handler| handler.open(&setting, config))
 }
@@ -141,23 +145,28 @@ const fn save_handler(name: &'static CStr, open: OpenCallback) -> SaveHandler {
     }
 }
 
-extern "C" fn s_open(data: Data, save_path: *const c_char, _name: *const c_char) -> c_int {
-    open_as(None, data, save_path)
+extern "C" fn s_open(data: Data, save_path: *const c_char, name: *const c_char) -> c_int {
+    open_as(None, data, save_path, name)
 }
 
 extern "C" fn s_open_native<const NATIVE: usize>(
     data: Data,
     save_path: *const c_char,
-    _name: *const c_char,
+    name: *const c_char,
 ) -> c_int {
-    open_as(Some(&NATIVES[NATIVE]), data, save_path)
+    open_as(Some(&NATIVES[NATIVE]), data, save_path, name)
 }
 
-fn open_as(native: Option<&'static Native>, data: Data, save_path: *const c_char) -> c_int {
+fn open_as(
+    native: Option<&'static Native>,
+    data: Data,
+    save_path: *const c_char,
+    name: *const c_char,
+) -> c_int {
     let opened = {
-        // SAFETY: PHP passes a NUL-terminated string, or null where there is none.
-        let save_path = unsafe { if save_path.is_null() { c"" } else { CStr::from_ptr(save_path) } };
-        open_handler(&save_path.to_string_lossy(), native)
+        // SAFETY: PHP passes NUL-terminated strings that stay for the call, or null where there is none.
+        let text = |text: *const c_char| unsafe { if text.is_null() { c"" } else { CStr::from_ptr(text) } };
+        open_handler(&text(save_path).to_string_lossy(), text(name).to_bytes(), native)
     };
     if opened.is_ok() {
         // PHP calls the other callbacks only when this is not null; the state itself is in HANDLER.

@@ -19,7 +19,7 @@ use cloakroom::{
     Outcome, Record, Result, Seen, SessionId, Unknown,
 };
 
-use crate::connected::Connected;
+use crate::connected::{Bill, Connected};
 use crate::drop_in::Native;
 use crate::ini::{Config, OnLockTimeout, time_to_live};
 use crate::renewer::{Renewer, Renewing};
@@ -55,6 +55,8 @@ pub(crate) enum Writer {
 /// `session.save_path` as PHP gives it to `open`, and what it would mean if it were empty.
 pub(crate) struct SavePathSetting<'a> {
     pub(crate) text: &'a str,
+    /// `session.name`, whatever bytes those are.
+    pub(crate) session_name: &'a [u8],
     /// The native handler that PHP calls, if Cloakroom stands in for one.
     pub(crate) native: Option<&'static Native>,
     /// Whether a configuration file sets it; otherwise it may be what PHP was compiled with.
@@ -77,6 +79,7 @@ pub(crate) struct Status {
     pub(crate) detected: Option<String>,
     pub(crate) guarantees: Option<Guarantees>,
     pub(crate) counters: Counters,
+    pub(crate) billed: Bill,
     pub(crate) last_commit: LastCommit,
 }
 
@@ -152,6 +155,7 @@ impl Handler {
         let released = if self.stores.is_current(save_path, &config) { Ok(()) } else { self.release() };
         self.stores.choose(save_path, &config)?;
         self.config = Some(config);
+        self.stores.store()?.name_sessions(save_path.session_name)?;
         released
     }
 
@@ -326,6 +330,7 @@ impl Handler {
             detected: self.stores.detected().map(str::to_owned),
             guarantees: self.stores.peek().map(cloakroom::Store::guarantees),
             counters: self.stores.counters(),
+            billed: self.stores.billed(),
             last_commit: self.last_commit,
         }
     }

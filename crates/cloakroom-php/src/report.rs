@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use cloakroom::Error;
+use cloakroom::{Billed, Error};
 
 use crate::handler::{LastCommit, Status};
 
@@ -58,11 +58,16 @@ pub(crate) struct StatusArray {
     pub(crate) numbers: [(&'static str, i64); 7],
     pub(crate) waited: f64,
     pub(crate) last_commit: &'static str,
+    /// Purposes and what their requests have cost; the first so many.
+    bill: [(&'static str, Billed); 8],
+    purposes: usize,
 }
 
 impl StatusArray {
     pub(crate) fn new(status: &Status) -> Self {
         let counters = status.counters;
+        let mut bill = [("", Billed::default()); 8];
+        bill.iter_mut().zip(&status.billed).for_each(|(entry, billed)| *entry = *billed);
         let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         StatusArray {
             store: status.store.as_ref().map(Text::new),
@@ -83,12 +88,18 @@ impl StatusArray {
                 LastCommit::Refused => "refused",
                 LastCommit::Unknown => "unknown",
             },
+            bill,
+            purposes: status.billed.len().min(bill.len()),
         }
+    }
+
+    pub(crate) fn bill(&self) -> &[(&'static str, Billed)] {
+        &self.bill[..self.purposes]
     }
 }
 
 /// The rows of the `phpinfo()` section without anything to free.
-pub(crate) type Rows = [(&'static str, Text<512>); 15];
+pub(crate) type Rows = [(&'static str, Text<512>); 16];
 
 pub(crate) fn rows(status: &Status) -> Rows {
     let counters = status.counters;
@@ -122,7 +133,18 @@ pub(crate) fn rows(status: &Status) -> Rows {
         ),
         ("Writes that undid another's, without a lock", Text::new(counters.conflicts)),
         ("Retries / lost leases", Text::new(format_args!("{} / {}", counters.retries, counters.lost_leases))),
+        ("Capacity units billed", Text::new(units(&status.billed))),
     ]
+}
+
+/// Of all requests: `18 written, 2.5 read, by 21 requests`.
+fn units(bill: &[(&'static str, Billed)]) -> String {
+    match bill.iter().fold(Billed::default(), |sum, (_, billed)| sum + *billed) {
+        Billed { requests: 0, .. } => "-".into(),
+        Billed { requests, read_units, write_units } => {
+            format!("{write_units} written, {read_units} read, by {requests} requests")
+        }
+    }
 }
 
 fn milliseconds(duration: Duration) -> String {

@@ -31,6 +31,14 @@ pub trait Store: Send {
         Vec::new()
     }
 
+    /// PHP's `session.name` from now on, for the stores whose native handler puts it into keys; the others do not care.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] where such a store cannot have it in a key.
+    fn name_sessions(&mut self, _name: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether a live record is stored under this id. Takes no lock and never waits for one.
     ///
     /// # Errors
@@ -333,6 +341,18 @@ pub struct Billed {
     pub read_units: f64,
     /// Write units: one for each 1 KB of the item, whatever part of it was written.
     pub write_units: f64,
+}
+
+impl Add for Billed {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Billed {
+            requests: self.requests + other.requests,
+            read_units: self.read_units + other.read_units,
+            write_units: self.write_units + other.write_units,
+        }
+    }
 }
 
 /// Times and limits that hold for every store.

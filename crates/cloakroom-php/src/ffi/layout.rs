@@ -105,6 +105,7 @@ fn assertions() -> String {
           zval *(*by_index)(const HashTable *, zend_ulong) = zend_hash_index_find;\n\
           HashTable *(*new_array)(void) = _zend_new_array_0;\n\
           void (*add_null)(zval *, const char *, size_t) = add_assoc_null_ex;\n\
+          void (*add_value)(zval *, const char *, size_t, zval *) = add_assoc_zval_ex;\n\
           void (*add_string)(zval *, const char *, size_t, const char *) = add_assoc_string_ex;\n";
     c
 }

@@ -163,7 +163,7 @@ fn open_if_closed() -> Result<()> {
             let name = ini("session.save_handler");
             let mut natives = STANDS_IN.get().into_iter().flatten().copied();
             let native = natives.find(|native| native.name().eq_ignore_ascii_case(&name));
-            open_handler(&ini("session.save_path"), native)
+            open_handler(&ini("session.save_path"), ini("session.name").as_bytes(), native)
         }
     }
 }
@@ -189,7 +189,7 @@ extern "C" fn cloakroom_status(_call: *mut c_void, result: *mut Zval) {
     };
     // SAFETY: `result` is PHP's own place for the result, an unset zval, and becomes an array before it is filled.
     unsafe {
-        *result = Zval { value: ZvalValue { array: _zend_new_array_0() }, kind: Zval::ARRAY_OWNED, extra: 0 };
+        *result = new_array();
         text(result, "store", status.store.as_ref().map_or(null(), Text::as_ptr));
         text(result, "detected", status.detected.as_ref().map_or(null(), Text::as_ptr));
         for (name, number) in status.numbers {
@@ -198,7 +198,27 @@ extern "C" fn cloakroom_status(_call: *mut c_void, result: *mut Zval) {
         add_assoc_double_ex(result, c"waited".as_ptr(), 6, status.waited);
         let last_commit = Text::<16>::new(status.last_commit);
         text(result, "last_commit", last_commit.as_ptr());
+        if !status.bill().is_empty() {
+            let mut units = new_array();
+            for (purpose, billed) in status.bill() {
+                let mut of_purpose = new_array();
+                let requests = i64::try_from(billed.requests).unwrap_or(i64::MAX);
+                add_assoc_long_ex(&raw mut of_purpose, c"requests".as_ptr(), 8, requests);
+                add_assoc_double_ex(&raw mut of_purpose, c"read".as_ptr(), 4, billed.read_units);
+                add_assoc_double_ex(&raw mut of_purpose, c"write".as_ptr(), 5, billed.write_units);
+                let (name, length) = (purpose.as_ptr().cast(), purpose.len());
+                add_assoc_zval_ex(&raw mut units, name, length, &raw mut of_purpose);
+            }
+            add_assoc_zval_ex(result, c"units".as_ptr(), 5, &raw mut units);
+        }
     }
+}
+
+/// An empty array, for whoever it is put into.
+fn new_array() -> Zval {
+    // SAFETY: PHP returns an array, or does not return.
+    let array = unsafe { _zend_new_array_0() };
+    Zval { value: ZvalValue { array }, kind: Zval::ARRAY_OWNED, extra: 0 }
 }
 
 pub(super) struct SessionFunctions {

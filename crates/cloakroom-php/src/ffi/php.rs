@@ -298,6 +298,7 @@ unsafe extern "C" {
     pub(super) fn add_assoc_null_ex(array: *mut Zval, key: *const c_char, length: usize);
     pub(super) fn add_assoc_long_ex(array: *mut Zval, key: *const c_char, length: usize, value: i64);
     pub(super) fn add_assoc_double_ex(array: *mut Zval, key: *const c_char, length: usize, value: c_double);
+    pub(super) fn add_assoc_zval_ex(array: *mut Zval, key: *const c_char, length: usize, value: *mut Zval);
     pub(super) fn add_assoc_string_ex(
         array: *mut Zval,
         key: *const c_char,

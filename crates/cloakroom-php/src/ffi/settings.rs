@@ -6,8 +6,8 @@ use std::ptr::{null, null_mut};
 
 use cloakroom::{Error, ErrorKind, Result};
 
-use super::finish;
 use super::php::*;
+use super::{environment, finish};
 use crate::drop_in::{Ini, Native, whole_number};
 use crate::ini::{Config, SETTINGS, Scope, Setting, time_to_live};
 
@@ -37,7 +37,11 @@ pub(super) fn config(native: Option<&Native>) -> Result<Config> {
         let mut cached = cached.borrow_mut();
         let mut config = match cached.take() {
             Some(config) => config,
-            None => Config::read(ini)?,
+            None => {
+                let mut config = Config::read(ini)?;
+                config.store.environment = environment().clone();
+                config
+            }
         };
         config.store.lifetime = time_to_live(lifetime);
         let mut config = cached.insert(config).clone();

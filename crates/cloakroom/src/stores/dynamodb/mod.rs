@@ -55,6 +55,14 @@ impl DynamoDb {
     fn key(&self, id: &SessionId) -> String {
         item::key(&self.session_name, id)
     }
+
+    fn unnamed(&self, name: &[u8]) -> Error {
+        let name = String::from_utf8_lossy(name);
+        let what = format!("session.name is not UTF-8, and cannot be in the key of an item: {name}");
+        Error::new(ErrorKind::Config, what)
+            .hint("choose another session.name, or set session_name= in session.save_path")
+            .on(self.client.options.shown.as_str())
+    }
 }
 
 impl Store for DynamoDb {
@@ -78,6 +86,17 @@ impl Store for DynamoDb {
 
     fn billed(&self) -> Vec<(&'static str, Billed)> {
         self.client.tally(|tally| tally.bill())
+    }
+
+    fn name_sessions(&mut self, name: &[u8]) -> Result<()> {
+        if self.client.options.session_name.is_some() || name == self.session_name.as_bytes() {
+            return Ok(());
+        }
+        self.session_name = match std::str::from_utf8(name) {
+            Ok(name) => name.to_owned(),
+            Err(_) => return Err(self.unnamed(name)),
+        };
+        Ok(())
     }
 
     fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
