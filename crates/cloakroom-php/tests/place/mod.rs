@@ -3,9 +3,12 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
 use testbed::TempDir;
+use testbed::dynamodb::{self, Engine, Program, Table};
 use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::php::Script;
@@ -19,11 +22,26 @@ pub(crate) const ID: &str = "a2b9c0d4e6f8a1b3c5d7e9f0a2";
 /// php-memcached's default (`memcached.sess_prefix`).
 pub(crate) const MEMCACHED_PREFIX: &str = "memc.sess.key.";
 
+/// A table of DynamoDB.
+pub(crate) const TABLE: &str = "My-Sessions-Table";
+
 /// A store of one case.
 pub(crate) enum Place {
     Files(TempDir),
     Redis(Box<Redis>),
     Memcached(Ring),
+    DynamoDb(Box<Sessions>),
+}
+
+/// A table, and what the URL says beside its name.
+pub(crate) struct Sessions {
+    /// The engine, where it is this case's alone.
+    pub(crate) engine: Option<Engine>,
+    /// A proxy before it, or none.
+    pub(crate) proxy: Option<dynamodb::Proxy>,
+    pub(crate) table: Table,
+    endpoint: String,
+    options: &'static str,
 }
 
 /// One Memcached server or several, and what their URL says beside their addresses.
@@ -69,6 +87,29 @@ impl Place {
         Place::Memcached(Ring { servers, proxies, options: "" })
     }
 
+    /// A table of its own in a dynalite that all cases share.
+    pub(crate) fn dynamodb() -> Place {
+        Place::dynamodb_with(Program::Dynalite, "")
+    }
+
+    /// With these options in the URL: `&data_type=binary`.
+    pub(crate) fn dynamodb_with(program: Program, options: &'static str) -> Place {
+        static TABLES: AtomicUsize = AtomicUsize::new(0);
+        let engine = Engine::shared(program);
+        let name = format!("sessions-{}", TABLES.fetch_add(1, Ordering::Relaxed));
+        let (table, endpoint) = (engine.create_table(&name, "id"), engine.endpoint());
+        Place::DynamoDb(Box::new(Sessions { engine: None, proxy: None, table, endpoint, options }))
+    }
+
+    /// In an engine of its own, behind a proxy.
+    pub(crate) fn dynamodb_alone(program: Program) -> Place {
+        let engine = Engine::of(program);
+        let proxy = dynamodb::Proxy::to(&engine);
+        let (table, endpoint) = (engine.create_table(TABLE, "id"), proxy.endpoint());
+        let (engine, proxy) = (Some(engine), Some(proxy));
+        Place::DynamoDb(Box::new(Sessions { engine, proxy, table, endpoint, options: "" }))
+    }
+
     pub(crate) fn save_path(&self) -> String {
         match self {
             Place::Files(directory) => directory.path().display().to_string(),
@@ -77,7 +118,16 @@ impl Place {
                 [server] => format!("{}{}", server.url(), ring.options),
                 _ => format!("memcached://{}{}", ring.list(), ring.options),
             },
+            Place::DynamoDb(sessions) => {
+                let Sessions { table, endpoint, options, .. } = &**sessions;
+                format!("dynamodb://test:secret@eu-west-1/{}?endpoint={endpoint}{options}", table.name())
+            }
         }
+    }
+
+    /// The same as it is shown.
+    pub(crate) fn shown(&self) -> String {
+        self.save_path().replace(":secret@", ":***@")
     }
 
     /// A script on this store, with `ID` defined.
@@ -109,6 +159,14 @@ impl Place {
                 assert_eq!(values.next(), None, "{id} is on several servers");
                 value
             }
+            Place::DynamoDb(sessions) => {
+                let item = sessions.table.get(&item_key(id))?;
+                // An item that is there for its lock alone is no session.
+                let record = item["record_expires"]["N"] != "0";
+                let data = item["data"]["S"].as_str().unwrap_or_default();
+                assert_eq!(item["data"].get("B"), None, "{id} is not UTF-8");
+                record.then(|| data.as_bytes().to_vec())
+            }
         }
     }
 
@@ -122,6 +180,15 @@ impl Place {
                 [server] => server.set(&format!("{MEMCACHED_PREFIX}{id}"), record),
                 _ => panic!("the ring decides where a session is"),
             },
+            Place::DynamoDb(sessions) => {
+                let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 1440;
+                let data = std::str::from_utf8(record).unwrap();
+                sessions.table.put(json!({
+                    "id": {"S": item_key(id)},
+                    "data": {"S": data},
+                    "expires": {"N": expires.to_string()},
+                }));
+            }
         }
     }
 
@@ -143,6 +210,10 @@ impl Place {
                 other => panic!("KEYS answered {other:?}"),
             },
             Place::Memcached(Ring { servers, .. }) => servers.iter().flat_map(Memcached::keys).collect(),
+            Place::DynamoDb(sessions) => {
+                let items = sessions.table.scan();
+                items.iter().map(|item| item["id"]["S"].as_str().unwrap().to_owned()).collect()
+            }
         };
         names.sort();
         names
@@ -158,6 +229,11 @@ impl Ring {
         };
         addresses.join(",")
     }
+}
+
+/// Of a session with PHP's default name.
+pub(crate) fn item_key(id: &str) -> String {
+    format!("PHPSESSID_{id}")
 }
 
 /// A script of ours on any save_path, with `ID` defined.
@@ -178,7 +254,18 @@ pub(crate) fn on_every_store(name: &str, run: fn(Place)) -> Vec<Case> {
         case(format!("files: {name}"), &[Need::Php], move || run(Place::files())),
         case(format!("redis: {name}"), &[Need::Php, Need::Redis], move || run(Place::redis())),
         case(format!("memcached: {name}"), &[Need::Php, Need::Memcached], move || run(Place::memcached())),
+        case(format!("dynamodb: {name}"), &[Need::Php, Need::Dynalite], move || run(Place::dynamodb())),
     ]
+}
+
+/// The case on a dynalite of its own behind a proxy, for what only that can do.
+pub(crate) fn on_dynamodb(name: &str, run: fn(&Engine, &dynamodb::Proxy, &Table, &Place)) -> Case {
+    case(format!("dynamodb: {name}"), &[Need::Php, Need::Dynalite], move || {
+        let place = Place::dynamodb_alone(Program::Dynalite);
+        let Place::DynamoDb(sessions) = &place else { unreachable!("it was just made") };
+        let (engine, proxy) = (sessions.engine.as_ref().unwrap(), sessions.proxy.as_ref().unwrap());
+        run(engine, proxy, &sessions.table, &place);
+    })
 }
 
 /// The case on one Memcached server, for what only that can do.
