@@ -23,7 +23,20 @@ use nix::sys::time::TimeVal;
 
 use crate::{Deadline, Error, ErrorKind, Result};
 
-pub(crate) use tls::{Identity, Tls, TlsOptions, certificate_wanted, wants_certificate};
+pub(crate) use tls::{Identity, Tls, TlsOptions};
+use tls::{certificate_wanted, wants_certificate};
+
+/// What became of an exchange that this error ended: an error to tell, or a connection that was cut, which is worth
+/// another attempt.
+pub(crate) fn ended_by(error: io::Error) -> std::result::Result<Error, io::Error> {
+    match error.kind() {
+        Io::TimedOut => Ok(Error::new(ErrorKind::Timeout, "the server did not answer in time")
+            .hint("see what keeps it busy, or raise cloakroom.timeout (read_timeout=, where session.save_path has it)")
+            .maybe_applied()),
+        _ if wants_certificate(&error) => Ok(certificate_wanted(error)),
+        _ => Err(error),
+    }
+}
 
 /// How long resolved addresses are used without asking again.
 const ADDRESSES_KEPT: Duration = Duration::from_secs(30);

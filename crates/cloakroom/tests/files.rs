@@ -7,7 +7,7 @@ mod worker;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use cloakroom::{
     Access, Change, Committed, Deadline, ErrorKind, Hold, Record, Seen, Settings, Store, Unknown,
@@ -517,12 +517,17 @@ fn a_full_disk_loses_nothing() {
 fn give_up(store: &mut dyn Store, path: &Path) {
     let briefly = Access::Exclusive { wait: Duration::from_millis(50), unknown: Unknown::Lock };
     // Never twice; but the kernel shows its list page by page, and a waiter twice where others come and go meanwhile.
-    wait_until("one waits for the lock, once", Duration::from_secs(10), || {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
         // On a busy machine the time can be up before the worker stands in the queue.
         let error = store.open(&id("abc"), briefly, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
-        waiters(path) == 1
-    });
+        if waiters(path) == 1 {
+            return;
+        }
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        assert!(Instant::now() < end, "not one waits for {}: {locks}", fs::metadata(path).unwrap().ino());
+    }
 }
 
 /// How many wait for the lock of this file.

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod files;
+mod overrides;
 mod places;
 mod stores;
 mod tree;
 
 fn main() {
     let mut cases = files::cases();
+    cases.extend(overrides::cases());
     cases.extend(places::cases());
     cases.extend(stores::cases());
     testbed::suite::run(cases);

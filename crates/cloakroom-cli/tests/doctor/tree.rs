@@ -12,6 +12,7 @@ pub(crate) struct Tree {
 }
 
 /// A finding as it is printed: its gravity, its name, what is so, and the line to change.
+#[derive(Clone)]
 pub(crate) struct Expected(&'static str, &'static str, String, String);
 
 pub(crate) fn problem(name: &'static str, what: impl Into<String>, change: impl Into<String>) -> Expected {
@@ -178,6 +179,9 @@ fn masked(text: &str) -> String {
     text.lines().map(line).collect()
 }
 
+/// FPM's file of conf.d, as findings name it.
+pub(crate) const INI: &str = "ROOT/etc/php/8.2/fpm/conf.d/20-cloakroom.ini";
+
 pub(crate) const PHP_INI: &str = "[PHP]
 error_reporting = E_ALL & ~E_DEPRECATED & ~E_STRICT
 [Session]
@@ -192,3 +196,11 @@ extension = cloakroom
 session.save_handler = cloakroom
 session.save_path = \"/var/sessions\"
 ";
+
+/// FPM's file of conf.d with this text, and what is found; nothing is told of the store.
+#[track_caller]
+pub(crate) fn scanned(text: &str, findings: Vec<Expected>) {
+    let tree = Tree::fpm();
+    tree.write("etc/php/8.2/fpm/conf.d/20-cloakroom.ini", text);
+    tree.finds(&[], &[FPM, DIRECTORY], &[findings, vec![local()]].concat());
+}

@@ -233,7 +233,7 @@ fn unusable(path: &Path, error: Box<dyn std::error::Error + Send + Sync>, hint: 
 
 /// Whether the server ended the connection because of the client's certificate, or because there was none. With TLS
 /// 1.3 that comes after the handshake, in place of the first answer.
-pub(crate) fn wants_certificate(error: &io::Error) -> bool {
+pub(super) fn wants_certificate(error: &io::Error) -> bool {
     let rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     rustls.is_some_and(about_our_certificate)
 }
@@ -255,7 +255,7 @@ fn about_our_certificate(error: &rustls::Error) -> bool {
 }
 
 /// The error about it.
-pub(crate) fn certificate_wanted(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(super) fn certificate_wanted(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Auth, "the server does not accept the client's certificate, or its absence")
         .source(error)
         .hint("name one that the server's authority has signed, with local_cert= and local_pk=")

@@ -31,6 +31,15 @@ pub(super) const fn named(
     Named { name, aliases, takes, default, meaning }
 }
 
+/// The total time of one exchange, by phpredis' name for it.
+pub(super) const READ_TIMEOUT: Named = named(
+    "read_timeout",
+    &[],
+    "seconds, 0 or less for the default",
+    "cloakroom.timeout",
+    "total time of one exchange",
+);
+
 /// Those that need a scheme with TLS; each store with servers has them.
 pub(super) const TLS: &[Named] = &[
     named(
@@ -177,6 +186,16 @@ impl<'a> Given<'a> {
             name_sent: switch("SNI_enabled", true)?,
             identity,
         }))
+    }
+}
+
+/// [`READ_TIMEOUT`], where it is given.
+pub(super) fn read_timeout(given: &Given<'_>) -> Result<Option<Duration>> {
+    match given.one(READ_TIMEOUT.name) {
+        // phpredis: 0 means its default, and less no limit.
+        Some(param) if param.number::<f64>("seconds")? <= 0.0 => Ok(None),
+        Some(param) => seconds(param, "seconds above 0, or 0 for the default").map(Some),
+        None => Ok(None),
     }
 }
 

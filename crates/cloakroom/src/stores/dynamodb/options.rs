@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::save_path::wrong;
-use crate::stores::options::{Given, Named, named, seconds};
+use crate::stores::options::{Given, Named, READ_TIMEOUT, named, read_timeout, seconds};
 use crate::{Error, ErrorKind, Param, Result, Secret, StoreUrl};
 
 /// Every option of a DynamoDB URL; the names of attributes are those of AWS's own session handler.
@@ -54,8 +54,14 @@ pub const OPTIONS: &[&[Named]] = &[&[
         "60",
         "how long a lock of AWS's own handler is waited for in all before it counts as left by a worker that died",
     ),
-    named("connect_timeout", &[], "seconds", "cloakroom.connect_timeout", "total time to connect"),
-    named("timeout", &[], "seconds", "cloakroom.timeout", "total time of one request"),
+    named(
+        "timeout",
+        &["connect_timeout"],
+        "seconds above 0",
+        "cloakroom.connect_timeout",
+        "total time to connect",
+    ),
+    READ_TIMEOUT,
     named(
         "cafile",
         &[],
@@ -164,8 +170,6 @@ impl Options {
             Some(param) => Some(seconds(param, "a number of seconds, or 0 for never")?),
             None => Some(Duration::from_secs(60)),
         };
-        let time =
-            |name| given.one(name).map(|param| seconds(param, "a number of seconds above 0")).transpose();
         Ok(Options {
             shown: url.to_string(),
             table: table.to_owned(),
@@ -178,8 +182,11 @@ impl Options {
             consistent_read: given.one("consistent_read").map_or(Ok(true), Param::switch)?,
             session_name: given.one("session_name").map(|param| param.value.reveal().to_owned()),
             break_after,
-            connect_timeout: time("connect_timeout")?,
-            timeout: time("timeout")?,
+            connect_timeout: given
+                .one("timeout")
+                .map(|param| seconds(param, "seconds above 0"))
+                .transpose()?,
+            timeout: read_timeout(&given)?,
         })
     }
 

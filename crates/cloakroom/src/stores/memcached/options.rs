@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::net::{Address, TlsOptions};
-use crate::stores::options::{Given, Named, TLS, seconds};
+use crate::stores::options::{Given, Named, TLS, read_timeout, seconds};
 use crate::{Error, ErrorKind, Param, Result, Secret, Server, StoreUrl};
 
 use table::OWN;
@@ -119,11 +119,7 @@ impl Options {
                 .one("timeout")
                 .map(|param| seconds(param, "seconds above 0"))
                 .transpose()?,
-            timeout: match given.one("read_timeout") {
-                Some(param) if param.number::<f64>("seconds")? <= 0.0 => None,
-                Some(param) => Some(seconds(param, "seconds above 0, or 0 for the default")?),
-                None => None,
-            },
+            timeout: read_timeout(&given)?,
             replicas: replicas(&given, url.servers.len())?,
             remove_failed_after: remove_failed_after(&given, distribution)?,
         })

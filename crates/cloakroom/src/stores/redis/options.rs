@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cluster::hash_tag;
 use crate::net::{Address, TlsOptions};
-use crate::stores::options::{Given, Named, TLS, seconds};
+use crate::stores::options::{Given, Named, TLS, read_timeout, seconds};
 use crate::{Error, ErrorKind, Param, Result, Secret, Server, StoreUrl};
 
 use table::{AUTH, OWN, SENTINEL_AUTH, SENTINEL_USER, USER};
@@ -194,12 +194,7 @@ impl Endpoint {
                 Some(param) => Some(seconds(param, "seconds above 0")?),
                 None => None,
             },
-            timeout: match given.one("read_timeout") {
-                // phpredis: 0 means its default, and less no limit.
-                Some(param) if param.number::<f64>("seconds")? <= 0.0 => None,
-                Some(param) => Some(seconds(param, "seconds above 0, or 0 for the default")?),
-                None => None,
-            },
+            timeout: read_timeout(&given)?,
             wait_replicas: match given.one("wait_replicas") {
                 Some(param) => param.number("a number from 0")?,
                 None => 0,

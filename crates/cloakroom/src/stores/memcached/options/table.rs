@@ -1,6 +1,6 @@
 //! The one table of names.
 
-use crate::stores::options::{Named, named};
+use crate::stores::options::{Named, READ_TIMEOUT, named};
 
 /// Every option of a Memcached URL but those of TLS.
 pub(super) const OWN: &[Named] = &[
@@ -69,13 +69,7 @@ pub(super) const OWN: &[Named] = &[
         "cloakroom.connect_timeout",
         "total time to connect",
     ),
-    named(
-        "read_timeout",
-        &[],
-        "seconds, 0 or less for the default",
-        "cloakroom.timeout",
-        "total time of one exchange",
-    ),
+    READ_TIMEOUT,
     named(
         "weight",
         &[],

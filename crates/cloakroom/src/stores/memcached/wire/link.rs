@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::introduction::Speech;
 use super::{Answer, Ask, Failure, Refusal, ascii, binary};
-use crate::net::{Conn, certificate_wanted, wants_certificate};
+use crate::net::{Conn, ended_by};
 use crate::{Deadline, Error, ErrorKind, Result};
 
 /// A connection that was used this lately is taken to be open still.
@@ -266,13 +266,5 @@ fn no_room() -> Error {
 }
 
 fn broken(error: io::Error) -> Failure {
-    match error.kind() {
-        Io::TimedOut => Failure::Failed(
-            Error::new(ErrorKind::Timeout, "the server did not answer in time")
-                .hint("see what keeps it busy, or raise cloakroom.timeout (read_timeout=, where session.save_path has it)")
-                .maybe_applied(),
-        ),
-        _ if wants_certificate(&error) => Failure::Failed(certificate_wanted(error)),
-        _ => Failure::Cut(error),
-    }
+    ended_by(error).map_or_else(Failure::Cut, Failure::Failed)
 }

@@ -1,6 +1,6 @@
 //! The one table of names.
 
-use crate::stores::options::{Named, named};
+use crate::stores::options::{Named, READ_TIMEOUT, named};
 
 pub(super) const AUTH: &str = "auth";
 pub(super) const USER: &str = "auth[user]";
@@ -32,13 +32,7 @@ pub(super) const OWN: &[Named] = &[
         "cloakroom.connect_timeout",
         "total time to connect",
     ),
-    named(
-        "read_timeout",
-        &[],
-        "seconds, 0 or less for the default",
-        "cloakroom.timeout",
-        "total time of one exchange",
-    ),
+    READ_TIMEOUT,
     named(
         "wait_replicas",
         &[],

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{Parser, Value};
 
 use super::{Failure, Request, refused};
-use crate::net::{Conn, certificate_wanted, wants_certificate};
+use crate::net::{Conn, ended_by};
 use crate::stores::redis::reply::Refusal;
 use crate::{Deadline, Error, ErrorKind, Result};
 
@@ -90,15 +90,7 @@ fn length(value: &Value) -> Option<usize> {
 }
 
 fn broken(error: io::Error) -> Failure {
-    match error.kind() {
-        Io::TimedOut => Failure::Failed(
-            Error::new(ErrorKind::Timeout, "the server did not answer in time")
-                .hint("see what keeps it busy, or raise cloakroom.timeout (read_timeout=, where session.save_path has it)")
-                .maybe_applied(),
-        ),
-        _ if wants_certificate(&error) => Failure::Failed(certificate_wanted(error)),
-        _ => Failure::Cut(error),
-    }
+    ended_by(error).map_or_else(Failure::Cut, Failure::Failed)
 }
 
 /// The bytes of the replies, and why there are no more of them.
