@@ -24,7 +24,7 @@ behaviours![
 ];
 
 fn second_writer_waits_until_first_closes(subject: &dyn Subject) {
-    let (mut round, mut waited) = (0, 0);
+    let (mut round, mut waited) = (0u32, 0);
     // Nobody can tell when a waiter has joined the queue: one who came too late to wait is tried again, with more time.
     while round < 10 || waited == 0 {
         assert!(round < 40, "no second writer ever waited");
