@@ -12,9 +12,9 @@
 //! that was renamed away. So a record is written in place, after its space was reserved: a full disk leaves the old
 //! record whole. A worker that is killed *inside* `pwrite` can leave a torn record, as with PHP's own handler.
 //!
-//! What that handler lacks: the wait for a lock ends ([`lock`]), an expired record is not served, a read without a
-//! lock is never torn ([`record`]), a deleted session is not brought back by who waited for it, and subdirectories
-//! are swept too ([`sweep`]).
+//! What that handler lacks: the wait for a lock ends (`lock`), an expired record is not served, a read without a
+//! lock is never torn (`record`), a deleted session is not brought back by who waited for it, and subdirectories
+//! are swept too (`sweep`).
 
 mod errors;
 mod lock;

@@ -23,7 +23,7 @@
 //! | [`open`](Store::open), read-only or unlocked | 1 | `GET`; with [`Refresh::AtRead`](crate::Refresh) also `EXPIRE`, in one write |
 //! | `open`, exclusive | 1 | `SET lock token NX PX lease` and `GET`, in one write; with `Refresh::AtRead` also `EXPIRE` |
 //! | and the lock is taken | 1 more, then 1 a second | `EVALSHA acquire`, `BLPOP grant` |
-//! | and nothing is stored, with [`Unknown::Refuse`] | 1 more | `EVALSHA commit` (releases) |
+//! | and nothing is stored, with `Unknown::Refuse` | 1 more | `EVALSHA commit` (releases) |
 //! | [`commit`](Store::commit) | 1 | `EVALSHA commit`: compare the lock, `SET EX` / `EXPIRE` / `DEL`, pass the lock on |
 //! | `commit`, unlocked | 1 | `SET EX GET` (without `GET` before Redis 6.2) / `EXPIRE` / `DEL` |
 //! | and `wait_replicas=` | the same | `WAIT` behind it, in the same write |
@@ -46,7 +46,7 @@
 //!
 //! # When the connection dies
 //! Each exchange is repeated once over a new connection. That is safe for reads, for the lock (it holds our token if the
-//! first attempt got it), and for a commit (it compares the lock first); [`commit`] says how the outcome is told. A
+//! first attempt got it), and for a commit (it compares the lock first); `commit` says how the outcome is told. A
 //! request that is not answered in time is not repeated, and its connection is dropped. A lock that such an open,
 //! or a commit that failed, may have left behind is released at the worker's next open, or ends with its lease.
 //!
