@@ -1,16 +1,20 @@
 //! A session's item, as AWS's own handler and ours write it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::options::{LOCK, Layout, RECORD_EXPIRES, SEEN, SEEN_EXPIRES, UNTIL};
 use crate::stores::MARK;
-use crate::{Record, SessionId};
+use crate::{Error, ErrorKind, Record, Result, SessionId};
 
 /// Attributes by their names, as the client has them.
 pub(super) type Attributes = HashMap<String, AttributeValue>;
+
+/// What stands in `record_expires` and `lock_seen_expires` where there was no `expires`.
+pub(super) const NONE: i64 = -1;
 
 /// What an item says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,22 +22,45 @@ pub(super) struct Item {
     /// The bytes of the session; there are none in an empty one.
     pub(super) data: Option<AttributeValue>,
     /// When DynamoDB may delete it, in seconds since 1970.
-    pub(super) expires: Option<u64>,
+    pub(super) expires: Option<i64>,
     pub(super) lock: Option<AttributeValue>,
     /// When our lock's lease ends, in milliseconds since 1970.
-    pub(super) until: Option<u64>,
-    record_expires: Option<u64>,
+    pub(super) until: Option<i64>,
+    /// What `expires` was before our lock put it off. It counts only while that lock is on.
+    pub(super) record_expires: Option<i64>,
     /// When a waiter of ours first saw this lock of AWS's handler, in milliseconds since 1970.
-    pub(super) seen: Option<u64>,
-    /// What `expires` was then; 0 for none.
-    pub(super) seen_expires: Option<u64>,
+    pub(super) seen: Option<i64>,
+    /// What `expires` was then.
+    pub(super) seen_expires: Option<i64>,
+}
+
+/// How long the record of an item lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Term {
+    /// There is no record.
+    Nothing,
+    /// Until then, in seconds since 1970.
+    Until(i64),
+    /// For good: whoever wrote it gave it no `expires`.
+    Endless,
+}
+
+impl Term {
+    /// Whether that is a session at this moment, in milliseconds since 1970.
+    pub(super) fn lives(self, now: u64) -> bool {
+        match self {
+            Term::Nothing => false,
+            Term::Until(seconds) => u64::try_from(seconds).unwrap_or(0).saturating_mul(1000) > now,
+            Term::Endless => true,
+        }
+    }
 }
 
 impl Item {
     pub(super) fn read(mut attributes: Attributes, layout: &Layout) -> Item {
         let number = |name: &str| match attributes.get(name) {
             // Others may write fractions.
-            Some(AttributeValue::N(digits)) => digits.parse::<f64>().ok().map(|number| number as u64),
+            Some(AttributeValue::N(digits)) => digits.parse::<f64>().ok().map(|number| number as i64),
             _ => None,
         };
         Item {
@@ -55,44 +82,48 @@ impl Item {
         }
     }
 
-    /// When the record expires, in seconds since 1970; 0 where there is none. While our lock is on, `expires` may speak
-    /// for the lock.
-    pub(super) fn record_expires(&self) -> u64 {
-        match self.token() {
-            Some(_) => self.record_expires.or(self.expires).unwrap_or(0),
-            None => self.expires.unwrap_or(0),
+    /// When the record expires, as it is written: while our lock is on, `expires` may speak for the lock.
+    pub(super) fn written_expires(&self) -> i64 {
+        let before = self.record_expires.filter(|_| self.token().is_some());
+        before.or(self.expires).unwrap_or(NONE)
+    }
+
+    /// How long the record lives.
+    pub(super) fn term(&self) -> Term {
+        match (self.written_expires(), &self.data) {
+            (NONE, Some(_)) => Term::Endless,
+            (NONE, None) => Term::Nothing,
+            (seconds, _) => Term::Until(seconds),
         }
     }
 
-    /// Whether it is a session at this moment, in milliseconds since 1970.
-    pub(super) fn lives(&self, now: u64) -> bool {
-        self.record_expires().saturating_mul(1000) > now
-    }
-
-    /// The session.
-    pub(super) fn record(self, now: u64) -> Option<Record> {
-        match self.lives(now) {
-            true => Some(Record(self.data.map_or_else(Vec::new, bytes))),
-            false => None,
+    /// The session, if it is one at this moment, in milliseconds since 1970.
+    pub(super) fn record(self, now: u64) -> Result<Option<Record>> {
+        match (self.term().lives(now), self.data) {
+            (false, _) => Ok(None),
+            (true, None) => Ok(Some(Record(Vec::new()))),
+            (true, Some(data)) => bytes(data).map(Record).map(Some),
         }
     }
 
     /// Whether nobody has it at this moment: there is no lock, or one of ours whose lease is over.
     pub(super) fn is_free(&self, now: u64) -> bool {
-        match (&self.lock, self.token()) {
-            (None, _) => true,
-            (Some(_), Some(_)) => self.until.is_some_and(|until| until < now),
-            (Some(_), None) => false,
-        }
+        self.lock.is_none() || self.lease().is_some_and(|until| until < now)
+    }
+
+    /// When the lock ends by itself, in milliseconds since 1970; no lock but ours does.
+    pub(super) fn lease(&self) -> Option<u64> {
+        self.token().and(self.until).map(|until| u64::try_from(until).unwrap_or(0))
     }
 }
 
 /// The bytes of a session, whatever type it was written as.
-pub(super) fn bytes(data: AttributeValue) -> Vec<u8> {
+fn bytes(data: AttributeValue) -> Result<Vec<u8>> {
     match data {
-        AttributeValue::S(text) | AttributeValue::N(text) => text.into_bytes(),
-        AttributeValue::B(blob) => blob.into_inner(),
-        _ => Vec::new(),
+        AttributeValue::S(text) | AttributeValue::N(text) => Ok(text.into_bytes()),
+        AttributeValue::B(blob) => Ok(blob.into_inner()),
+        _ => Err(Error::new(ErrorKind::Corrupt, "the item's session is neither a string nor binary")
+            .hint("see data= in session.save_path, and who else writes to the table")),
     }
 }
 
@@ -105,8 +136,12 @@ pub(super) fn data(bytes: &[u8], layout: &Layout) -> Option<AttributeValue> {
     }
 }
 
-pub(super) fn number(number: u64) -> AttributeValue {
+pub(super) fn number(number: impl ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4)
 }
 
 /// A session's key: PHP's `session.name`, `_`, and the id, as AWS's handler puts them together.

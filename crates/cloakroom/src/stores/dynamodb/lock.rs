@@ -1,218 +1,343 @@
-//! Opening a session alone: one UpdateItem that locks it and answers what is in it, and the wait for whoever has it.
+//! Opening a session alone: one UpdateItem that locks it and answers what is in it.
 
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::DynamoDb;
-use super::item::{Item, number};
+use super::item::{Item, NONE, Term, milliseconds, number};
 use super::requests::{Changed, Update, Values};
 use super::tally::Purpose;
-use crate::stores::pause::Pause;
 use crate::stores::token::Token;
-use crate::{Deadline, Error, ErrorKind, Hold, Lease, Opened, Renewal, Result, SessionId, Unknown};
+use crate::{Deadline, Error, ErrorKind, Hold, Lease, Opened, Renewal, Result, Unknown};
 
 /// What a request has while it has a session alone.
 #[derive(Debug, Clone)]
 pub(super) struct Held {
     pub(super) key: String,
     pub(super) token: Token,
-    /// When the record expires, in seconds since 1970; 0 where there is none.
-    pub(super) expires: u64,
-    /// Whether the item's `expires` is the lease's end, and not the record's.
-    pub(super) put_off: bool,
+    /// As it was left when the session was opened, its bytes left out.
+    pub(super) item: Item,
+    pub(super) term: Term,
 }
 
 impl Held {
+    pub(super) fn new(key: String) -> Result<Self> {
+        Ok(Held { key, token: Token::new()?, item: Item::default(), term: Term::Nothing })
+    }
+
     pub(super) fn token(&self) -> AttributeValue {
         AttributeValue::S(String::from_utf8_lossy(self.token.as_bytes()).into_owned())
     }
+
+    /// Whether this item is locked by this request.
+    pub(super) fn has(&self, item: &Item) -> bool {
+        item.token().is_some_and(|token| token.as_bytes() == self.token.as_bytes())
+    }
+
+    /// Whether the lock was got.
+    pub(super) fn is_taken(&self) -> bool {
+        self.item.lock.is_some()
+    }
+}
+
+/// A lock that a request that failed may have left.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    held: Held,
+    /// From then on it has ended by itself.
+    until: Instant,
+}
+
+/// What tells whether somebody has a session.
+pub(super) const LOCK_STATE: &str = "#expires, #lock, #until, #record, #seen, #before";
+
+/// The same, and what it takes to leave the record as it is.
+pub(super) const STATE: &str = "#data, #expires, #lock, #until, #record, #seen, #before";
+
+/// What a lock leaves nothing of.
+pub(super) const UNLOCK: &str = "#lock, #until, #record, #seen, #before";
+
+/// What became of asking for the lock.
+pub(super) enum Taken {
+    Ours(Item),
+    /// There is no such session.
+    NotThere,
+    /// Somebody has it, or had it a moment ago.
+    Held(Item),
 }
 
 /// The end of a lease as the item has it, in milliseconds and in whole seconds since 1970.
 struct End {
     milliseconds: u64,
-    seconds: u64,
+    seconds: i64,
+}
+
+impl End {
+    fn of(now: u64, lease: Duration) -> End {
+        End::at(now + u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 4))
+    }
+
+    fn at(milliseconds: u64) -> End {
+        End { milliseconds, seconds: i64::try_from(milliseconds.div_ceil(1000)).unwrap_or(i64::MAX) }
+    }
 }
 
 impl DynamoDb {
-    pub(super) fn open_alone(
-        &mut self,
-        id: &SessionId,
-        wait: Duration,
-        unknown: Unknown,
-        by: Deadline,
-    ) -> Result<Opened> {
-        let mut held = Held { key: self.key(id), token: Token::new()?, expires: 0, put_off: false };
-        let began = Instant::now();
-        let until = by.min(Deadline::after(wait));
-        let mut pause = Pause::new(&held.token, 0);
-        let mut waited = false;
-        loop {
-            let seen = match self.take(&held, unknown, by)? {
-                Taken::Ours(item) => {
-                    if waited {
-                        self.client.tally(|tally| tally.counters.waited += began.elapsed());
-                    }
-                    return self.opened(&mut held, item, unknown, by);
-                }
-                Taken::NotThere => return Ok(nothing()),
-                Taken::Held(seen) => seen,
-            };
-            let _ = seen;
-            if !waited {
-                waited = true;
-                self.client.tally(|tally| tally.counters.waits += 1);
-            }
-            if until.passed() {
-                self.client.tally(|tally| tally.counters.waited += began.elapsed());
-                return Err(self.busy(wait));
-            }
-            std::thread::sleep(pause.next(0).min(until.remaining()));
-        }
-    }
-
-    /// Takes the lock if nobody has it.
-    fn take(&mut self, held: &Held, unknown: Unknown, by: Deadline) -> Result<Taken> {
-        let now = self.client.clock.now();
-        let end = self.end(now);
-        let mut values: Values = vec![
-            (":token", held.token()),
-            (":until", number(end.milliseconds)),
-            (":end", number(end.seconds)),
-            (":none", number(0)),
-        ];
-        // An earlier attempt of ours may have got it.
-        let mut condition = String::from("(attribute_not_exists(#lock) OR #lock = :token");
-        // Whose lease is over is judged by the service's clock alone.
-        if self.client.clock.is_known() {
-            condition.push_str(" OR (begins_with(#lock, :mark) AND #until < :now)");
-            values.push((":mark", AttributeValue::S(crate::stores::MARK.into())));
-            values.push((":now", number(now)));
-        }
-        condition.push(')');
-        if unknown == Unknown::Refuse {
-            condition.push_str(" AND attribute_exists(#id)");
-        }
+    /// Takes the lock if there is none.
+    pub(super) fn take(&mut self, held: &Held, unknown: Unknown, by: Deadline) -> Result<Taken> {
+        let end = self.end();
         let update = Update {
             change: "SET #lock = :token, #until = :until, #record = if_not_exists(#expires, :none), \
+                     #expires = if_not_exists(#expires, :end) REMOVE #seen, #before",
+            condition: Some(match unknown {
+                Unknown::Lock => "attribute_not_exists(#lock)",
+                Unknown::Refuse => "attribute_exists(#id) AND attribute_not_exists(#lock)",
+            }),
+            values: vec![
+                (":token", held.token()),
+                (":until", number(end.milliseconds)),
+                (":end", number(end.seconds)),
+                (":none", number(NONE)),
+            ],
+            returns: ReturnValue::AllNew,
+        };
+        self.taken(held, unknown, &update, by)
+    }
+
+    /// Takes the lock that is seen there: its lease is over, or it was left by a worker that died.
+    pub(super) fn take_over(
+        &mut self,
+        held: &Held,
+        seen: &Item,
+        unknown: Unknown,
+        by: Deadline,
+    ) -> Result<Taken> {
+        let end = self.end();
+        let (mut condition, mut values) = unchanged(seen);
+        // Whoever prolongs it, or has another one since, keeps it.
+        match seen.lease() {
+            Some(until) => {
+                condition.push_str(" AND #until = :was");
+                values.push((":was", number(until)));
+            }
+            None => {
+                condition.push_str(" AND #seen = :was");
+                values.push((":was", number(seen.seen.unwrap_or(NONE))));
+            }
+        }
+        values.extend([
+            (":token", held.token()),
+            (":until", number(end.milliseconds)),
+            (":written", number(seen.written_expires())),
+            (":end", number(end.seconds)),
+        ]);
+        let update = Update {
+            change: "SET #lock = :token, #until = :until, #record = :written, \
                      #expires = if_not_exists(#expires, :end) REMOVE #seen, #before",
             condition: Some(&condition),
             values,
             returns: ReturnValue::AllNew,
         };
-        let shown = match self.client.update(Purpose::Open, &held.key, &update, by)? {
+        self.taken(held, unknown, &update, by)
+    }
+
+    fn taken(&mut self, held: &Held, unknown: Unknown, update: &Update<'_>, by: Deadline) -> Result<Taken> {
+        let shown = match self.client.update(Purpose::Open, &held.key, update, by)? {
             Changed::Done(item) => return Ok(Taken::Ours(item)),
-            Changed::Unmet(shown, _) => shown,
+            Changed::Unmet(Some(item), _) => Some(item),
+            Changed::Unmet(None, _) => self.client.get(Purpose::Wait, &held.key, None, true, by)?,
         };
-        let found = match shown {
-            Some(item) => Some(item),
-            None => self.client.get(Purpose::Wait, &held.key, Some(LOCK_STATE), true, by)?,
-        };
-        match found {
-            None if unknown == Unknown::Refuse => Ok(Taken::NotThere),
-            found => Ok(Taken::Held(found.unwrap_or_default())),
-        }
+        Ok(match shown {
+            // An attempt whose answer was lost got it.
+            Some(item) if held.has(&item) => Taken::Ours(item),
+            Some(item) => Taken::Held(item),
+            None if unknown == Unknown::Refuse => Taken::NotThere,
+            None => Taken::Held(Item::default()),
+        })
     }
 
-    /// What follows from the item that was locked.
-    fn opened(&mut self, held: &mut Held, item: Item, unknown: Unknown, by: Deadline) -> Result<Opened> {
+    /// What follows from the item that was locked; `None` where somebody else has it already.
+    pub(super) fn opened(
+        &mut self,
+        held: &mut Held,
+        item: Item,
+        unknown: Unknown,
+        by: Deadline,
+    ) -> Result<Option<Opened>> {
         let now = self.client.clock.now();
-        held.expires = item.record_expires();
-        let lives = item.lives(now);
-        if !lives && unknown == Unknown::Refuse {
-            self.give_up(held, by)?;
-            return Ok(nothing());
+        held.item = Item { data: None, ..item.clone() };
+        held.term = item.term();
+        if unknown == Unknown::Refuse && !held.term.lives(now) {
+            let (condition, values) = unchanged(&held.item);
+            if let Changed::Unmet(..) =
+                self.client.delete(Purpose::Open, &held.key, Some(&condition), values, by)?
+            {
+                self.release(held, by)?;
+            }
+            return Ok(Some(nothing()));
         }
-        let end = self.end(now);
-        if held.expires > 0 && held.expires < end.seconds {
-            self.put_off(held, lives, &end, by)?;
+        if !self.put_off(held, now, by)? {
+            held.item = Item::default();
+            return Ok(None);
         }
-        if held.expires == 0 {
-            held.put_off = true;
-        }
-        let record = item.record(now);
+        let record = item.record(now).map_err(|error| error.on(self.client.options.shown.as_str()))?;
         let renewal = self.renewal(held);
-        Ok(Opened { record, hold: Hold::Lease(Lease::new(held.clone())), renewal: Some(renewal) })
+        Ok(Some(Opened { record, hold: Hold::Lease(Lease::new(held.clone())), renewal: Some(renewal) }))
     }
 
-    /// DynamoDB must not delete what is locked: `expires` becomes the lease's end, and what has expired is gone.
-    fn put_off(&mut self, held: &mut Held, lives: bool, end: &End, by: Deadline) -> Result<()> {
+    /// Sees to it that DynamoDB deletes nothing that is locked, and in time what a dead worker locked: where `expires` is
+    /// not that of a record that lives longer than the lease, it becomes the lease's end. What has expired is gone. The
+    /// answer says whether the lock is still ours.
+    fn put_off(&mut self, held: &mut Held, now: u64, by: Deadline) -> Result<bool> {
+        let (mut set, mut remove, mut values): (Vec<&str>, Vec<&str>, Values) = Default::default();
+        let (mut end, anew) = (End::at(held.item.lease().unwrap_or(0)), self.end());
+        // The service's clock was not known when it was asked, or the answer took long.
+        if anew.milliseconds.abs_diff(end.milliseconds) > milliseconds(self.client.settings.lease) / 3 {
+            set.push("#until = :until");
+            values.push((":until", number(anew.milliseconds)));
+            end = anew;
+        }
+        if held.term != Term::Nothing && !held.term.lives(now) {
+            set.push("#record = :none");
+            remove.push("#data");
+            values.push((":none", number(NONE)));
+            held.term = Term::Nothing;
+            held.item.record_expires = Some(NONE);
+        }
+        match held.term {
+            Term::Endless if held.item.expires.is_some() => remove.push("#expires"),
+            Term::Endless => {}
+            Term::Nothing | Term::Until(_) if held.item.expires < Some(end.seconds) => {
+                set.push("#expires = :end");
+                values.push((":end", number(end.seconds)));
+            }
+            Term::Nothing | Term::Until(_) => {}
+        }
+        if set.is_empty() && remove.is_empty() {
+            return Ok(true);
+        }
+        let clause = |verb: &str, parts: &[&str]| match parts {
+            [] => String::new(),
+            parts => format!("{verb} {} ", parts.join(", ")),
+        };
+        values.push((":token", held.token()));
         let update = Update {
-            change: match lives {
-                true => "SET #expires = :end",
-                false => "SET #expires = :end, #record = :none REMOVE #data",
-            },
+            change: &[clause("SET", &set), clause("REMOVE", &remove)].concat(),
             condition: Some("#lock = :token"),
-            values: [(":end", number(end.seconds)), (":token", held.token())]
-                .into_iter()
-                .chain((!lives).then(|| (":none", number(0))))
-                .collect(),
+            values,
             returns: ReturnValue::None,
         };
-        held.put_off = true;
-        match self.client.update(Purpose::Open, &held.key, &update, by)? {
-            Changed::Done(_) => {
-                if !lives {
-                    held.expires = 0;
-                }
-                Ok(())
-            }
-            Changed::Unmet(..) => Err(self.lost()),
-        }
+        let done = self.client.update(Purpose::Open, &held.key, &update, by)?;
+        Ok(matches!(done, Changed::Done(_)))
     }
 
     /// Prolongs the lease, over a connection of its own.
     fn renewal(&self, held: &Held) -> Renewal {
         let mut client = self.client.another();
         let held = held.clone();
-        let shown = self.client.options.shown.clone();
         let lease = self.client.settings.lease;
         Renewal {
             every: lease / 3,
             renew: Box::new(move |by| {
-                let end = end_of(client.clock.now(), lease);
-                let put_off = held.put_off || held.expires < end.seconds;
-                let mut values: Values = vec![(":token", held.token()), (":until", number(end.milliseconds))];
-                if put_off {
-                    values.push((":end", number(end.seconds)));
-                }
-                let update = Update {
+                let end = End::of(client.clock.now(), lease);
+                let prolonged = |put_off: bool| Update {
                     change: match put_off {
                         true => "SET #until = :until, #expires = :end",
                         false => "SET #until = :until",
                     },
-                    condition: Some("#lock = :token"),
-                    values,
+                    // Without it, `expires` speaks for a record that somebody wrote without the lock.
+                    condition: Some(match put_off {
+                        true => "#lock = :token AND attribute_exists(#record)",
+                        false => "#lock = :token",
+                    }),
+                    values: [(":token", held.token()), (":until", number(end.milliseconds))]
+                        .into_iter()
+                        .chain(put_off.then(|| (":end", number(end.seconds))))
+                        .collect(),
                     returns: ReturnValue::None,
                 };
-                match client.update(Purpose::Renew, &held.key, &update, by)? {
+                let put_off = match held.term {
+                    Term::Nothing => true,
+                    Term::Until(seconds) => seconds < end.seconds,
+                    Term::Endless => false,
+                };
+                let mut done = client.update(Purpose::Renew, &held.key, &prolonged(put_off), by)?;
+                if put_off && matches!(done, Changed::Unmet(..)) {
+                    done = client.update(Purpose::Renew, &held.key, &prolonged(false), by)?;
+                }
+                match done {
                     Changed::Done(_) => Ok(()),
-                    Changed::Unmet(..) => {
-                        Err(Error::new(ErrorKind::LockLost, "the session's lock was lost").on(shown.as_str()))
-                    }
+                    Changed::Unmet(..) => Err(Error::new(ErrorKind::LockLost, "the session's lock was lost")
+                        .on(client.options.shown.as_str())),
                 }
             }),
         }
     }
 
-    /// Gives back what was locked and turned out to be no session.
-    fn give_up(&mut self, held: &Held, by: Deadline) -> Result<()> {
-        let values = vec![(":token", held.token())];
-        self.client.delete(Purpose::Open, &held.key, Some("#lock = :token"), values, by).map(drop)
+    /// After a request that failed: gives back what it may have locked, now if there is time, else at the next open.
+    pub(super) fn abandon(&mut self, held: &Held, by: Deadline) {
+        let by = by.within(self.client.settings.timeout);
+        if by.passed() || self.release(held, by).is_err() {
+            let until = Instant::now() + self.client.settings.lease;
+            self.orphans.push(Orphan { held: held.clone(), until });
+        }
     }
 
-    fn end(&self, now: u64) -> End {
-        end_of(now, self.client.settings.lease)
+    /// Whether this is the lock of a request of this worker that failed.
+    pub(super) fn is_orphaned(&self, item: &Item) -> bool {
+        self.orphans.iter().any(|orphan| orphan.held.has(item))
     }
 
-    fn busy(&self, wait: Duration) -> Error {
-        Error::new(
-            ErrorKind::LockBusy,
-            format!("another request kept the session's lock for longer than {:.1} s", wait.as_secs_f64()),
-        )
-        .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
-        .on(self.client.options.shown.as_str())
+    /// Gives back what requests that failed may have locked.
+    pub(super) fn release_orphans(&mut self, by: Deadline) {
+        let by = by.within(self.client.settings.timeout);
+        for orphan in std::mem::take(&mut self.orphans) {
+            if Instant::now() < orphan.until && self.release(&orphan.held, by).is_err() {
+                self.orphans.push(orphan);
+            }
+        }
+    }
+
+    /// Gives the lock back if it is ours, after a look at what is there. The answer says whether it was.
+    pub(super) fn release(&mut self, held: &Held, by: Deadline) -> Result<bool> {
+        let found = self.client.get(Purpose::Commit, &held.key, Some(STATE), true, by)?;
+        match found.filter(|item| held.has(item)) {
+            Some(item) => {
+                let done = self.unlock(Purpose::Commit, &held.key, &item, item.term(), by)?;
+                Ok(matches!(done, Changed::Done(_)))
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Takes the lock off that an item was seen with, and leaves the record as it is: no item at all where there is none.
+    pub(super) fn unlock(
+        &mut self,
+        purpose: Purpose,
+        key: &str,
+        item: &Item,
+        term: Term,
+        by: Deadline,
+    ) -> Result<Changed> {
+        let (condition, mut values) = unchanged(item);
+        let put_off = item.token().and(item.record_expires).is_some();
+        let change = match term {
+            Term::Nothing => return self.client.delete(purpose, key, Some(&condition), values, by),
+            Term::Until(seconds) if put_off => {
+                values.push((":end", number(seconds)));
+                format!("SET #expires = :end REMOVE {UNLOCK}")
+            }
+            Term::Endless if put_off => format!("REMOVE #expires, {UNLOCK}"),
+            Term::Until(_) | Term::Endless => format!("REMOVE {UNLOCK}"),
+        };
+        let update =
+            Update { change: &change, condition: Some(&condition), values, returns: ReturnValue::None };
+        self.client.update(purpose, key, &update, by)
+    }
+
+    fn end(&self) -> End {
+        End::of(self.client.clock.now(), self.client.settings.lease)
     }
 
     pub(super) fn lost(&self) -> Error {
@@ -226,22 +351,21 @@ impl DynamoDb {
     }
 }
 
-/// What tells whether somebody has a session.
-pub(super) const LOCK_STATE: &str = "#expires, #lock, #until, #record, #seen, #before";
-
-enum Taken {
-    Ours(Item),
-    /// There is no such session.
-    NotThere,
-    /// Somebody else has it.
-    Held(Item),
+/// What holds as long as the lock that was seen is there, and nobody has written the session without it.
+pub(super) fn unchanged(seen: &Item) -> (String, Values) {
+    let lock = seen.lock.clone().map(|lock| (":lock", lock));
+    // Ours may be prolonged meanwhile, by which `expires` changes; AWS's handler changes it with every write.
+    let (name, attribute) = match seen.token() {
+        Some(_) => ("#record", seen.record_expires),
+        None => ("#expires", seen.expires),
+    };
+    let same = match attribute {
+        Some(_) => format!("#lock = :lock AND {name} = :same"),
+        None => format!("#lock = :lock AND attribute_not_exists({name})"),
+    };
+    (same, lock.into_iter().chain(attribute.map(|same| (":same", number(same)))).collect())
 }
 
-fn nothing() -> Opened {
+pub(super) fn nothing() -> Opened {
     Opened { record: None, hold: Hold::ReadOnly, renewal: None }
-}
-
-fn end_of(now: u64, lease: Duration) -> End {
-    let milliseconds = now + u64::try_from(lease.as_millis()).unwrap_or(u64::MAX / 4);
-    End { milliseconds, seconds: milliseconds / 1000 }
 }

@@ -6,11 +6,15 @@ mod errors;
 mod inspect;
 mod item;
 mod lock;
+mod native;
 mod options;
+mod peek;
 mod requests;
 mod sweep;
 mod table;
 mod tally;
+mod version;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,19 +27,21 @@ use crate::{
 };
 
 use client::Client;
-use lock::Held;
+use lock::{Held, Orphan};
 pub use options::{OPTIONS, Options};
 pub use sweep::{Collected, Collecting};
 pub use table::{Capacity, Created, Expiry};
 use tally::Purpose;
 
-/// The largest item of DynamoDB, the names of its attributes included.
-pub(super) const LARGEST: u64 = 400 << 10;
+/// The largest session: what an item may have, without a kilobyte for its key, its lock and the names of its attributes.
+const LARGEST: u64 = (400 << 10) - 1024;
 
 /// A store in one table, with one connection that is opened at its first use and kept.
 pub struct DynamoDb {
     client: Client,
     session_name: String,
+    /// Locks that a failed open may have taken, or a failed commit kept.
+    orphans: Vec<Orphan>,
 }
 
 /// Locks and sessions are not for a log.
@@ -49,7 +55,7 @@ impl DynamoDb {
     /// A store with these options; nothing is connected yet.
     pub fn new(options: Options, settings: Settings) -> Self {
         let session_name = options.session_name.clone().unwrap_or_else(|| settings.session_name.clone());
-        DynamoDb { client: Client::new(Arc::new(options), settings), session_name }
+        DynamoDb { client: Client::new(Arc::new(options), settings), session_name, orphans: Vec::new() }
     }
 
     fn key(&self, id: &SessionId) -> String {
@@ -101,8 +107,8 @@ impl Store for DynamoDb {
 
     fn exists(&mut self, id: &SessionId, by: Deadline) -> Result<bool> {
         let key = self.key(id);
-        let item = self.client.get(Purpose::Read, &key, Some(lock::LOCK_STATE), true, by)?;
-        Ok(item.is_some_and(|item| item.lives(self.client.clock.now())))
+        let item = self.client.get(Purpose::Read, &key, Some(lock::STATE), true, by)?;
+        Ok(item.is_some_and(|item| item.term().lives(self.client.clock.now())))
     }
 
     fn open(&mut self, id: &SessionId, access: Access, by: Deadline) -> Result<Opened> {
@@ -113,10 +119,20 @@ impl Store for DynamoDb {
         let consistent = access != Access::ReadOnly || self.client.options.consistent_read;
         let item = self.client.get(Purpose::Read, &key, None, consistent, by)?;
         let now = self.client.clock.now();
-        let record = item.and_then(|item| item.record(now));
-        let hold = match access {
-            Access::Unlocked => Hold::Unlocked(Seen::of(record.as_ref().map(|record| record.0.as_slice()))),
-            _ => Hold::ReadOnly,
+        let version = match access {
+            Access::Versioned => Some(version::version(item.as_ref(), now)),
+            _ => None,
+        };
+        let record = match item {
+            Some(item) => item.record(now).map_err(|error| error.on(self.client.options.shown.as_str()))?,
+            None => None,
+        };
+        let hold = match (access, version) {
+            (Access::Unlocked, _) => {
+                Hold::Unlocked(Seen::of(record.as_ref().map(|record| record.0.as_slice())))
+            }
+            (_, Some(version)) => Hold::Version(version),
+            (_, None) => Hold::ReadOnly,
         };
         Ok(Opened { record, hold, renewal: None })
     }
@@ -153,19 +169,19 @@ impl Store for DynamoDb {
         self.chain(by)
     }
 
-    fn list(&mut self, _each: &mut dyn FnMut(SessionId) -> bool, _by: Deadline) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    fn list(&mut self, each: &mut dyn FnMut(SessionId) -> bool, by: Deadline) -> Result<()> {
+        self.each_session(each, by)
     }
 
-    fn peek(&mut self, _id: &SessionId, _by: Deadline) -> Result<Peeked> {
-        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    fn peek(&mut self, id: &SessionId, by: Deadline) -> Result<Peeked> {
+        self.look_only(id, by)
     }
 
-    fn locks(&mut self, _each: &mut dyn FnMut(SessionId, Lock) -> bool, _by: Deadline) -> Result<()> {
-        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    fn locks(&mut self, each: &mut dyn FnMut(SessionId, Lock) -> bool, by: Deadline) -> Result<()> {
+        self.each_lock(each, by)
     }
 
-    fn break_lock(&mut self, _id: &SessionId, _seen: &Lock, _by: Deadline) -> Result<Broken> {
-        Err(Error::new(ErrorKind::Unsupported, "not yet"))
+    fn break_lock(&mut self, id: &SessionId, seen: &Lock, by: Deadline) -> Result<Broken> {
+        self.take_away(id, seen, by)
     }
 }

@@ -27,7 +27,7 @@ fn named(layout: &Layout) -> [(&'static str, &str); 8] {
 }
 
 /// Those that are used: DynamoDB refuses any other.
-fn names(layout: &Layout, expressions: &[Option<&str>]) -> Option<HashMap<String, String>> {
+pub(super) fn names(layout: &Layout, expressions: &[Option<&str>]) -> Option<HashMap<String, String>> {
     let used = |name: &str| {
         let mut words = expressions
             .iter()
