@@ -30,9 +30,12 @@ impl Clock {
         self.ahead.load(Ordering::Relaxed)
     }
 
-    /// An answer came that is dated so, in seconds since 1970: at some moment of that second, and just now.
-    pub(super) fn learn(&self, dated: u64) {
-        self.ahead.store(ahead(dated.saturating_mul(1000), here()), Ordering::Relaxed);
+    /// An answer came that is dated so, in seconds since 1970, to a request that was sent so long ago.
+    pub(super) fn learn(&self, dated: u64, took: Duration) {
+        let known = self.ahead.load(Ordering::Relaxed);
+        let took = i64::try_from(took.as_millis()).unwrap_or(i64::MAX / 4);
+        let dated = dated.saturating_mul(1000).cast_signed();
+        self.ahead.store(ahead(known, dated, here().cast_signed(), took), Ordering::Relaxed);
         self.known.store(true, Ordering::Relaxed);
     }
 }
@@ -48,13 +51,11 @@ fn here() -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An answer may have been a second on its way, and a `Date` has no more than seconds: what may be the same time is.
-fn ahead(dated: u64, here: u64) -> i64 {
-    let same = dated.saturating_sub(500)..=dated + 2000;
-    match same.contains(&here) {
-        true => 0,
-        false => (dated + 500) as i64 - here as i64,
-    }
+/// The answer was dated at some moment of that second, between the request and now. What is known changes no further than
+/// that asks for: an answer that was long on its way says little.
+fn ahead(known: i64, dated: i64, here: i64, took: i64) -> i64 {
+    let (least, most) = (dated - here, dated + 1000 - (here - took));
+    known.clamp(least, most.max(least))
 }
 
 #[cfg(test)]
@@ -63,18 +64,24 @@ mod tests {
 
     #[test]
     fn a_clock_is_set_by_the_service_s_where_they_differ_for_sure() {
-        for (dated, here, told) in [
-            (1_000_000, 1_000_000, 0),
-            (1_000_000, 1_002_000, 0),
-            (1_000_000, 999_600, 0),
-            (1_000_000, 1_010_000, -9_500),
-            (1_000_000, 940_000, 60_500),
+        for (known, dated, here, took, told) in [
+            (0, 1_000_000, 1_000_000, 5, 0),
+            (0, 1_000_000, 1_000_999, 5, 0),
+            // It took so long that nothing can be said.
+            (0, 1_000_000, 1_010_000, 9_500, 0),
+            (60_000, 1_000_000, 950_000, 20_000, 60_000),
+            (0, 1_000_000, 1_010_000, 10, -8_990),
+            (0, 1_000_000, 940_000, 0, 60_000),
+            (60_000, 1_000_000, 940_300, 20, 60_000),
+            // One more answer says it better.
+            (60_000, 1_001_000, 940_700, 20, 60_300),
+            (0, 1_000_000, 1_001_002, 1, -1),
         ] {
-            assert_eq!(ahead(dated, here), told, "{dated} {here}");
+            assert_eq!(ahead(known, dated, here, took), told, "{known} {dated} {here} {took}");
         }
         let clock = Clock::default();
         assert!(!clock.is_known());
-        clock.learn(here() / 1000 - 3600);
+        clock.learn(here() / 1000 - 3600, Duration::ZERO);
         assert!(clock.is_known() && clock.now() < here() - 3_590_000, "{clock:?}");
     }
 }

@@ -1,10 +1,16 @@
-//! What can go wrong with a request, and what is said of it.
+//! What can go wrong with a request, what helps, and what is said of it.
+//!
+//! Nothing that AWS's client says of itself is shown: it may tell headers, with tokens in them, and bodies, with sessions.
 
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::error::SdkError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_types::error::display::DisplayErrorContext;
 
 use super::client::Refused;
+use super::engine::Reached;
 use super::item::Attributes;
 use super::options::Options;
 use crate::{Error, ErrorKind};
@@ -16,17 +22,71 @@ pub(super) enum Failure {
     Unmet(Option<Attributes>),
     /// The service says no.
     Said { code: String, message: String, status: u16 },
-    /// Nothing was sent.
+    /// Nothing was sent, for a reason that stays.
     NotBegun(Error),
+    /// There are no credentials to sign with.
+    NoCredentials(Missing),
     /// Nobody is there.
-    NotConnected(String),
-    /// It was sent, and no answer came that can be understood.
-    Cut(String),
+    NotConnected(Cause),
+    /// It was sent, and the connection ended.
+    Cut(Cause),
     /// It was sent, and no answer came in time.
     Late,
+    /// It was sent, and what came is no answer of DynamoDB's.
+    NotUnderstood { status: u16, content: String },
 }
 
-/// What the service says of a table that has more requests than its capacity, or of itself.
+/// Why there are no credentials.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// Nobody has any.
+    Nowhere,
+    /// Who has them did not say in time.
+    Late,
+    /// Who has them failed.
+    Failed(String),
+}
+
+/// What underlies the end of a connection, or that there is none.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// It took too long.
+    Time,
+    /// The name of the server has no address.
+    Name(String),
+    /// The server's certificate is not trusted.
+    Certificate(String),
+    /// The server does not speak TLS.
+    NotTls,
+    Other(String),
+}
+
+/// What may help after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remedy {
+    None,
+    /// As often as there is time.
+    Wait,
+    /// A few times.
+    Connect,
+    /// Once, signed for the time that the refusal told.
+    Time,
+    /// Once, with what the chain has by now.
+    Credentials,
+}
+
+/// What was asked, as errors tell it.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    /// `cannot lock the session`.
+    pub(super) doing: &'a str,
+    pub(super) attempts: u32,
+    pub(super) took: Duration,
+    pub(super) region: &'a str,
+    pub(super) options: &'a Options,
+}
+
+/// What the service says of a table that has more requests than its capacity, or of an account.
 const BUSY: &[&str] = &[
     "ProvisionedThroughputExceededException",
     "ThrottlingException",
@@ -35,117 +95,358 @@ const BUSY: &[&str] = &[
     "ThrottledException",
     "TooManyRequestsException",
     "LimitExceededException",
-    "TransactionInProgressException",
-    "TransactionConflictException",
-    "ReplicatedWriteConflictException",
 ];
 
-/// What it says of a signature of another time: with the answer came the service's.
-const SKEWED: &[&str] = &["RequestTimeTooSkewed", "InvalidSignatureException", "RequestExpired"];
+/// What it says while something else goes on.
+const PASSING: &[&str] =
+    &["TransactionInProgressException", "TransactionConflictException", "ReplicatedWriteConflictException"];
+
+/// What it says of credentials that may have been changed since they were read.
+const EXPIRED: &[&str] = &["ExpiredTokenException", "ExpiredToken", "RequestExpired"];
+const UNKNOWN: &[&str] = &["UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId"];
+const SIGNATURE: &[&str] =
+    &["InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignatureException"];
 
 impl Failure {
-    pub(super) fn of<E: Refused>(error: SdkError<E, HttpResponse>) -> Self {
-        let shown = DisplayErrorContext(&error).to_string();
+    pub(super) fn of<E: Refused>(error: SdkError<E, HttpResponse>, reached: Reached) -> Self {
         match error {
             SdkError::ServiceError(context) => {
-                let status = context.raw().status().as_u16();
+                let raw = context.raw();
+                let status = raw.status().as_u16();
+                let content = raw.headers().get("content-type").unwrap_or("of no type").to_owned();
                 let mut said = context.into_err();
-                let code = said.code().unwrap_or_default().to_owned();
-                if code == "ConditionalCheckFailedException" {
-                    return Failure::Unmet(said.unmet());
+                match said.code().map(str::to_owned) {
+                    Some(code) if code == "ConditionalCheckFailedException" => Failure::Unmet(said.unmet()),
+                    Some(code) => {
+                        Failure::Said { code, message: said.message().unwrap_or_default().to_owned(), status }
+                    }
+                    None => Failure::unintelligible(status, content),
                 }
-                Failure::Said { code, message: said.message().unwrap_or_default().to_owned(), status }
             }
-            SdkError::ConstructionFailure(_) => Failure::NotConnected(shown),
-            SdkError::DispatchFailure(failure) => match failure.as_connector_error() {
-                Some(error) if error.is_io() && !connecting(error) => Failure::Cut(shown),
-                _ => Failure::NotConnected(shown),
-            },
-            SdkError::TimeoutError(_) => Failure::NotConnected(shown),
-            _ => Failure::Cut(shown),
+            SdkError::ResponseError(context) => {
+                let raw = context.raw();
+                let content = raw.headers().get("content-type").unwrap_or("of no type").to_owned();
+                match raw.body().bytes() {
+                    // It could not be read to its end.
+                    None => Failure::Cut(Cause::Other("the answer ended too early".into())),
+                    Some(_) => Failure::unintelligible(raw.status().as_u16(), content),
+                }
+            }
+            SdkError::TimeoutError(_) => Failure::late(reached),
+            other => {
+                let source: &(dyn StdError + 'static) = &other;
+                if let Some(error) = find::<CredentialsError>(source) {
+                    return Failure::NoCredentials(Missing::of(error));
+                }
+                match reached {
+                    Reached::Sent { .. } => Failure::Cut(Cause::of(source)),
+                    Reached::Signed => Failure::NotConnected(Cause::of(source)),
+                    Reached::Nothing => {
+                        let error = Error::new(ErrorKind::Config, "the request cannot be put together");
+                        Failure::NotBegun(
+                            error.source(deepest(source)).hint("see the region and the endpoint"),
+                        )
+                    }
+                }
+            }
+        }
+    }
+
+    /// There was no more time.
+    pub(super) fn late(reached: Reached) -> Self {
+        match reached {
+            Reached::Nothing => Failure::NoCredentials(Missing::Late),
+            Reached::Signed => Failure::NotConnected(Cause::Time),
+            Reached::Sent { .. } => Failure::Late,
+        }
+    }
+
+    fn unintelligible(status: u16, content: String) -> Self {
+        match status {
+            // A balancer before the service speaks for it.
+            500.. => Failure::Said { code: format!("HTTP {status}"), message: String::new(), status },
+            _ => Failure::NotUnderstood { status, content },
         }
     }
 
     /// Whether the change may have been made all the same.
     pub(super) fn may_be_applied(&self) -> bool {
         match self {
-            Failure::Cut(_) | Failure::Late => true,
-            Failure::Said { status, .. } => *status >= 500,
+            Failure::Cut(_) | Failure::Late | Failure::NotUnderstood { .. } => true,
+            Failure::Said { code, status, .. } => *status >= 500 && !BUSY.contains(&code.as_str()),
             _ => false,
         }
     }
 
-    /// Whether another attempt may succeed, after so many.
-    pub(super) fn may_pass(&self, attempts: u32) -> bool {
+    /// What may help.
+    pub(super) fn remedy(&self) -> Remedy {
         match self {
-            Failure::Said { code, .. } if SKEWED.contains(&code.as_str()) => attempts == 1,
-            Failure::Said { code, status, .. } => *status >= 500 || BUSY.contains(&code.as_str()),
-            Failure::NotConnected(_) | Failure::Cut(_) | Failure::Late => attempts < 3,
-            Failure::Unmet(_) | Failure::NotBegun(_) => false,
+            Failure::Said { code, message, status } => match code.as_str() {
+                "InvalidSignatureException" if is_of_another_time(message) => Remedy::Time,
+                "RequestTimeTooSkewed" => Remedy::Time,
+                code if EXPIRED.contains(&code) || UNKNOWN.contains(&code) || SIGNATURE.contains(&code) => {
+                    Remedy::Credentials
+                }
+                code if BUSY.contains(&code) || PASSING.contains(&code) => Remedy::Wait,
+                _ if *status >= 500 => Remedy::Wait,
+                _ => Remedy::None,
+            },
+            Failure::NotConnected(Cause::Certificate(_) | Cause::NotTls) => Remedy::None,
+            Failure::NotConnected(_) | Failure::Cut(_) | Failure::Late => Remedy::Connect,
+            Failure::Unmet(_)
+            | Failure::NotBegun(_)
+            | Failure::NoCredentials(_)
+            | Failure::NotUnderstood { .. } => Remedy::None,
         }
     }
 }
 
-/// Whether an error is about making the connection.
-fn connecting(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if error.to_string().contains("Connect") {
-            return true;
+/// What is said of a signature, where the clocks differ: `Signature expired: 20261121T... is now earlier than ...`.
+fn is_of_another_time(message: &str) -> bool {
+    message.contains("Signature expired") || message.contains("Signature not yet current")
+}
+
+impl Missing {
+    pub(super) fn of(error: &CredentialsError) -> Self {
+        match error {
+            CredentialsError::CredentialsNotLoaded(_) => Missing::Nowhere,
+            CredentialsError::ProviderTimedOut(_) => Missing::Late,
+            other => {
+                // What a program writes may be anything.
+                let said = deepest(other);
+                let said = said.split(". Stderr:").next().unwrap_or_default();
+                Missing::Failed(shortened(said))
+            }
         }
-        next = error.source();
     }
-    false
+}
+
+impl Cause {
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        if let Some(tls) = find::<rustls::Error>(error) {
+            return match tls {
+                rustls::Error::InvalidCertificate(why) => Cause::Certificate(why.to_string()),
+                rustls::Error::InvalidMessage(_) => Cause::NotTls,
+                other => Cause::Other(other.to_string()),
+            };
+        }
+        let words: Vec<String> = chain(error).map(ToString::to_string).collect();
+        if words.iter().any(|words| words == "dns error") {
+            return Cause::Name(deepest(error));
+        }
+        if find::<aws_smithy_async::future::timeout::TimedOutError>(error).is_some()
+            || words.iter().any(|words| words.contains("timeout"))
+        {
+            return Cause::Time;
+        }
+        Cause::Other(deepest(error))
+    }
+}
+
+/// An error and what underlies it, the errors in those of the system included.
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>() {
+        Some(system) => system.get_ref().map(|inner| inner as _),
+        None => error.source(),
+    })
+}
+
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+/// What an error comes from.
+fn deepest(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().map_or_else(String::new, |last| shortened(&last.to_string()))
+}
+
+/// The first part of a text of others, on one line.
+fn shortened(text: &str) -> String {
+    let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    plain.take(400).collect::<String>().trim().to_owned()
 }
 
 /// The error for an attempt after which there is none.
-pub(super) fn of(failure: Failure, doing: &str, options: &Options) -> Error {
+pub(super) fn of(failure: Failure, asked: &Asked<'_>) -> Error {
+    let Asked { doing, options, .. } = asked;
+    let new = |kind, what: &str| Error::new(kind, format!("{doing}: {what}"));
     let error = match failure {
         Failure::NotBegun(error) => error,
-        Failure::Unmet(_) => Error::new(ErrorKind::Bug, format!("{doing}: a condition was not met")),
-        Failure::Late => Error::new(ErrorKind::Timeout, format!("{doing}: DynamoDB did not answer in time"))
-            .hint("raise cloakroom.timeout, or find what is slow: the network, or the table's capacity"),
-        Failure::Cut(why) => {
-            Error::new(ErrorKind::Unreachable, format!("{doing}: the connection was cut")).source(why)
+        Failure::Unmet(_) => new(ErrorKind::Bug, "a condition was not met"),
+        Failure::NoCredentials(missing) => no_credentials(missing, asked),
+        Failure::NotConnected(cause) => not_connected(cause, asked),
+        Failure::Late => new(ErrorKind::Timeout, "DynamoDB did not answer in time")
+            .hint("raise cloakroom.timeout, or find what is slow: the network, a proxy, or DynamoDB itself"),
+        Failure::Cut(cause) => {
+            let error = new(ErrorKind::Unreachable, "the connection to DynamoDB was cut").hint(
+                "find what ends connections: a proxy, a firewall, or an endpoint that was started again",
+            );
+            match cause {
+                Cause::Time => error.source("it took too long"),
+                Cause::NotTls => error.source("the answer is not TLS"),
+                Cause::Name(why) | Cause::Certificate(why) | Cause::Other(why) => error.source(why),
+            }
         }
-        Failure::NotConnected(why) => {
-            Error::new(ErrorKind::Unreachable, format!("{doing}: DynamoDB cannot be reached")).source(why)
-        }
-        Failure::Said { code, message, .. } => {
-            let kind = match code.as_str() {
-                "ResourceNotFoundException" => ErrorKind::Config,
-                "AccessDeniedException" | "UnrecognizedClientException" | "ExpiredTokenException" => {
-                    ErrorKind::Auth
-                }
-                code if BUSY.contains(&code) => ErrorKind::Timeout,
-                _ => ErrorKind::Corrupt,
-            };
-            Error::new(kind, format!("{doing}: {code}")).source(message)
-        }
+        Failure::NotUnderstood { status, content } => new(
+            ErrorKind::Corrupt,
+            &format!("what answers is no DynamoDB: HTTP {status}, {}", shortened(&content)),
+        )
+        .hint("see endpoint= in session.save_path, AWS_ENDPOINT_URL, and proxies in between"),
+        Failure::Said { code, message, status } => said(&code, &message, status, asked),
     };
     error.on(options.shown.as_str())
+}
+
+fn no_credentials(missing: Missing, asked: &Asked<'_>) -> Error {
+    let doing = asked.doing;
+    match missing {
+        Missing::Nowhere => Error::new(ErrorKind::Auth, format!("{doing}: there are no AWS credentials"))
+            .hint(
+                "give the instance, task or pod a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where PHP \
+                 starts, or name a profile (profile=). Asked were the environment, AWS's files (AWS_CONFIG_FILE, \
+                 AWS_SHARED_CREDENTIALS_FILE, ~/.aws of who starts PHP), a web identity, and the metadata services of \
+                 container and instance",
+            ),
+        Missing::Late => {
+            Error::new(ErrorKind::Timeout, format!("{doing}: no AWS credentials were given in time")).hint(
+                "the metadata service of the instance or container, or a program of the profile, does not answer: let it, \
+                 or set AWS_EC2_METADATA_DISABLED=true where there is none",
+            )
+        }
+        Missing::Failed(why) => {
+            Error::new(ErrorKind::Auth, format!("{doing}: no AWS credentials were given")).source(why).hint(
+                "the first that has any is asked: the environment, the profile, a web identity, the container, the instance",
+            )
+        }
+    }
+}
+
+fn not_connected(cause: Cause, asked: &Asked<'_>) -> Error {
+    let new = |kind| Error::new(kind, format!("{}: DynamoDB cannot be reached", asked.doing));
+    let (where_to, network) = match asked.options.endpoint {
+        Some(_) => {
+            ("check that endpoint= in session.save_path is right and its server runs", "check endpoint=")
+        }
+        None => (
+            "check the region, and that this host may reach AWS: a NAT gateway, or a VPC endpoint for DynamoDB",
+            "check the region",
+        ),
+    };
+    match cause {
+        Cause::Time => new(ErrorKind::Timeout).source("connecting took too long").hint(where_to),
+        Cause::Name(why) => {
+            new(ErrorKind::Unreachable).source(why).hint(format!("{network}, and the resolver of this host"))
+        }
+        Cause::Certificate(why) => {
+            new(ErrorKind::Unreachable).source(format!("its certificate is not trusted: {why}")).hint(
+                "name the authority that signed it with cafile= or AWS_CA_BUNDLE, or install ca-certificates",
+            )
+        }
+        Cause::NotTls => new(ErrorKind::Unreachable)
+            .source("it does not speak TLS")
+            .hint("write endpoint=http://... for a server without TLS"),
+        Cause::Other(why) => new(ErrorKind::Unreachable).source(why).hint(where_to),
+    }
+}
+
+/// The service's refusal, by its name.
+fn said(code: &str, message: &str, status: u16, asked: &Asked<'_>) -> Error {
+    let Asked { doing, attempts, took, region, options } = asked;
+    let (table, shown) = (&options.table, &options.shown);
+    let new = |kind, what: &str| Error::new(kind, format!("{doing}: {what}"));
+    let times = format!("{attempts} requests in {:.1} s", took.as_secs_f64());
+    let keys = match options.credentials {
+        Some(_) => "see the access key and its secret in session.save_path",
+        None => "see the credentials in the environment, the profile, or the role that AWS's chain found",
+    };
+    match code {
+        "ResourceNotFoundException" => new(
+            ErrorKind::Config,
+            &format!("there is no table {table} in {region}"),
+        )
+        .hint(format!(
+            "make it with 'cloakroom create {shown}', or correct the table's name, the region or the endpoint"
+        )),
+        "AccessDeniedException" => new(ErrorKind::Auth, "AWS does not allow it")
+            .source(shortened(message))
+            .hint(format!("attach the policy that 'cloakroom iam {shown}' prints to who is named")),
+        code if UNKNOWN.contains(&code) => {
+            new(ErrorKind::Auth, "AWS does not know the access key, or not its session token").hint(keys)
+        }
+        code if EXPIRED.contains(&code) => new(ErrorKind::Auth, "the credentials have expired")
+            .hint(format!("{keys}; they are read again each time")),
+        "RequestTimeTooSkewed" => clocks_differ(doing),
+        "InvalidSignatureException" if is_of_another_time(message) => clocks_differ(doing),
+        // Its message tells the headers, and so a token.
+        code if SIGNATURE.contains(&code) => {
+            new(ErrorKind::Auth, "the signature is wrong: the secret is not this access key's").hint(keys)
+        }
+        "MissingAuthenticationTokenException" | "MissingAuthenticationToken" => {
+            new(ErrorKind::Auth, "the signature did not arrive")
+                .hint("find the proxy that drops the header Authorization")
+        }
+        "ValidationException" if message.contains("size has exceeded") || message.contains("Item size") => {
+            too_large(doing, options)
+        }
+        "RequestEntityTooLargeException" | "RequestEntityTooLarge" => too_large(doing, options),
+        _ if status == 413 => too_large(doing, options),
+        "ValidationException" if is_about_the_key(message) => {
+            let key = &options.layout.key;
+            new(ErrorKind::Config, &format!("the key of the table {table} is not the string {key} alone"))
+                .hint(format!("hash_key= must name it; 'cloakroom doctor {shown}' shows the table"))
+        }
+        code if BUSY.contains(&code) => {
+            new(ErrorKind::Timeout, &format!("DynamoDB has throttled it ({times}): {code}")).hint(format!(
+                "switch the table {table} to on-demand capacity, or raise its provisioned capacity"
+            ))
+        }
+        code if status >= 500 => {
+            new(ErrorKind::Unreachable, &format!("DynamoDB has failed ({times}): {code}"))
+                .hint("nothing here is wrong: look at the health of AWS, or of the endpoint")
+        }
+        code => new(ErrorKind::Corrupt, &format!("DynamoDB refuses it: {code}"))
+            .source(shortened(message))
+            .hint(format!("'cloakroom doctor {shown}' looks at the table")),
+    }
+}
+
+fn is_about_the_key(message: &str) -> bool {
+    [
+        "does not match the schema",
+        "Type mismatch for key",
+        "Missing the key",
+        "number of conditions on the keys",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+fn clocks_differ(doing: &str) -> Error {
+    Error::new(ErrorKind::Auth, format!("{doing}: the request was signed for another time than AWS's"))
+        .hint("set this host's clock; the answer did not say what time it is")
+}
+
+/// The session is larger than an item can be.
+pub(super) fn too_large(doing: &str, options: &Options) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("{doing}: with its key and the names of attributes it is larger than 400 KB, the limit of DynamoDB"),
+    )
+    .hint("keep less in the session")
+    .on(options.shown.as_str())
 }
 
 pub(super) fn no_region(options: &Options) -> Error {
     Error::new(ErrorKind::Config, "no AWS region is named")
         .hint(format!(
-            "write it before the table: dynamodb://eu-west-1/{}, or set AWS_REGION where PHP starts",
+            "write it before the table, dynamodb://eu-west-1/{}, or set AWS_REGION where PHP starts",
             options.table
         ))
         .on(options.shown.as_str())
 }
 
-pub(super) fn no_credentials(options: &Options) -> Error {
-    Error::new(ErrorKind::Auth, "AWS's chain has no credentials")
-        .hint(
-            "give the instance, task or pod a role; or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY, where PHP starts",
-        )
-        .on(options.shown.as_str())
-}
-
 pub(super) fn no_configuration(options: &Options) -> Error {
     Error::new(ErrorKind::Timeout, "AWS's configuration was not found in time")
-        .hint("write the region before the table; without it the instance's metadata service is asked")
+        .hint("write the region before the table, or set AWS_REGION: without it the instance's metadata service is asked")
         .on(options.shown.as_str())
 }

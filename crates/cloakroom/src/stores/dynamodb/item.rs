@@ -127,6 +127,22 @@ fn bytes(data: AttributeValue) -> Result<Vec<u8>> {
     }
 }
 
+/// The size of an item as DynamoDB counts it, in bytes.
+pub(super) fn size(attributes: &Attributes) -> usize {
+    attributes.iter().map(|(name, value)| name.len() + size_of(value)).sum()
+}
+
+/// The size of one attribute's value, of those that sessions have.
+pub(super) fn size_of(value: &AttributeValue) -> usize {
+    match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::B(blob) => blob.as_ref().len(),
+        // Two digits a byte, and one.
+        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+        _ => 1,
+    }
+}
+
 /// These bytes as the table has them; `None` for none, which some engines refuse and AWS's handler never writes.
 pub(super) fn data(bytes: &[u8], layout: &Layout) -> Option<AttributeValue> {
     match std::str::from_utf8(bytes) {

@@ -1,7 +1,9 @@
 //! A table of DynamoDB.
+mod chain;
 mod client;
 mod clock;
 mod commit;
+mod engine;
 mod errors;
 mod inspect;
 mod item;

@@ -348,7 +348,7 @@ fn is_unknown<E: ProvideErrorMetadata, R>(error: &aws_sdk_dynamodb::error::SdkEr
 /// What was asked for, where the engine has it.
 struct Asked<T>(Option<T>);
 
-impl<T> Billed for Asked<T> {
+impl<T: Send> Billed for Asked<T> {
     fn capacity(&self) -> Option<&ConsumedCapacity> {
         None
     }

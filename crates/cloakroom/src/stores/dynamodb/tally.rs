@@ -1,10 +1,9 @@
 //! What was sent, and what it cost: DynamoDB bills by units of capacity, and says with each answer how many.
 
-use std::net::SocketAddr;
-
 use aws_sdk_dynamodb::types::ConsumedCapacity;
 
-use super::item::Attributes;
+use super::client::Units;
+use super::item::{self, Attributes};
 use crate::{Billed, Counters};
 
 /// What a request is for.
@@ -31,35 +30,34 @@ const NAMES: [&str; 6] = ["open", "read", "wait", "commit", "renew", "other"];
 pub(super) struct Tally {
     pub(super) counters: Counters,
     billed: [Billed; NAMES.len()],
-    /// This host's end of the connection that the last answer came on.
-    connection: Option<SocketAddr>,
 }
 
 impl Tally {
-    pub(super) fn sent(&mut self, purpose: Purpose) {
+    /// A request was sent, over a new connection or not.
+    pub(super) fn sent(&mut self, purpose: Purpose, connected: bool) {
+        self.counters.connects += u64::from(connected);
+        // Those are not waited for.
         if purpose != Purpose::Renew {
             self.counters.exchanges += 1;
         }
         self.billed[purpose as usize].requests += 1;
     }
 
-    pub(super) fn billed(&mut self, purpose: Purpose, capacity: Option<&ConsumedCapacity>) {
-        let units = capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or(0.0);
+    /// It was answered, and cost what the engine says.
+    pub(super) fn billed(&mut self, purpose: Purpose, units: Units, capacity: Option<&ConsumedCapacity>) {
         let billed = &mut self.billed[purpose as usize];
-        // A request reads or writes; engines that tell which are few.
-        match purpose {
-            Purpose::Read => billed.read_units += units,
-            _ => billed.write_units += units,
-        }
+        let counted = match units {
+            Units::Read => &mut billed.read_units,
+            Units::Write => &mut billed.write_units,
+        };
+        *counted += capacity.and_then(ConsumedCapacity::capacity_units).unwrap_or(0.0);
     }
 
-    pub(super) fn billed_unmet(&mut self, _purpose: Purpose, _item: Option<&Attributes>) {}
-
-    /// An answer came on this connection.
-    pub(super) fn answered_on(&mut self, connection: SocketAddr) {
-        if self.connection.replace(connection) != Some(connection) {
-            self.counters.connects += 1;
-        }
+    /// A condition did not hold. That costs as much as writing the item again, and the engine does not say so; where it does not
+    /// show the item either, one unit is what is known.
+    pub(super) fn billed_unmet(&mut self, purpose: Purpose, item: Option<&Attributes>) {
+        let size = item.map_or(0, item::size);
+        self.billed[purpose as usize].write_units += size.div_ceil(1024).max(1) as f64;
     }
 
     pub(super) fn bill(&self) -> Vec<(&'static str, Billed)> {
