@@ -7,7 +7,8 @@ mod place;
 
 use std::time::Duration;
 
-use place::{ID, MEMCACHED_PREFIX, Place, script};
+use place::{ID, MEMCACHED_PREFIX, Place, on_dynamodb_proxy, script};
+use testbed::dynamodb;
 use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::proxy::Proxy;
@@ -55,7 +56,10 @@ fn main() {
             case(name, MEMCACHED, move || costs_exchanges_of_memcached(protocol, code, cost))
         })
     });
-    let mut cases: Vec<Case> = redis.chain(memcached).collect();
+    let dynamodb = costs.into_iter().map(|(name, code, cost)| {
+        on_dynamodb_proxy(name, move |proxy, place| costs_requests(proxy, place, code, cost))
+    });
+    let mut cases: Vec<Case> = redis.chain(memcached).chain(dynamodb).collect();
     cases.extend([
         case("memcached: the_protocol_is_found_out_once_a_worker", MEMCACHED, protocol_is_found_out_once),
         case(
@@ -107,6 +111,17 @@ fn costs_exchanges_of_memcached(protocol: &str, code: &str, cost: usize) {
     );
     assert_eq!(said.run().ok(), cost.to_string(), "by our own count");
     assert_eq!(proxy.exchanges(), cost, "on the wire: {:#?}", proxy.requests());
+    assert_eq!(proxy.connections(), 1);
+}
+
+fn costs_requests(proxy: &dynamodb::Proxy, place: &Place, code: &str, cost: usize) {
+    place.store(ID, b"n|i:1;");
+    let said = place.run(&format!(
+        "session_id(ID); {code}
+        echo json_encode([cloakroom_status()['exchanges'], array_sum(array_column(cloakroom_status()['units'], 'requests'))]);"
+    ));
+    assert_eq!(said, format!("[{cost},{cost}]"), "by our own count");
+    assert_eq!(proxy.seen().len(), cost, "on the wire: {:#?}", proxy.operations());
     assert_eq!(proxy.connections(), 1);
 }
 

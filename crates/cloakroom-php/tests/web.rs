@@ -31,6 +31,8 @@ fn main() {
         all.push(case(format!("redis: {name}"), &redis, move || run(&Place::redis())));
         let memcached = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Memcached];
         all.push(case(format!("memcached: {name}"), &memcached, move || run(&Place::memcached())));
+        let dynamodb = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Dynalite];
+        all.push(case(format!("dynamodb: {name}"), &dynamodb, move || run(&Place::dynamodb())));
     }
     let needs = [Need::Php, Need::PhpFpm, Need::Nginx, Need::Redis];
     all.push(case("redis: an_outage_leaves_the_visitor_the_cookie_and_the_session", &needs, outage));

@@ -22,7 +22,11 @@ pub(crate) const ID: &str = "a2b9c0d4e6f8a1b3c5d7e9f0a2";
 /// php-memcached's default (`memcached.sess_prefix`).
 pub(crate) const MEMCACHED_PREFIX: &str = "memc.sess.key.";
 
-/// A table of DynamoDB.
+/// What does as AWS's own handler does.
+pub(crate) const AWSS_HANDLER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../testbed/php/dynamodb_session_handler.php");
+
+/// The table of who has an engine alone.
 pub(crate) const TABLE: &str = "My-Sessions-Table";
 
 /// A store of one case.
@@ -92,22 +96,32 @@ impl Place {
         Place::dynamodb_with(Program::Dynalite, "")
     }
 
-    /// With these options in the URL: `&data_type=binary`.
+    /// In either engine, with these options in the URL: `&data_type=binary`.
     pub(crate) fn dynamodb_with(program: Program, options: &'static str) -> Place {
-        static TABLES: AtomicUsize = AtomicUsize::new(0);
         let engine = Engine::shared(program);
-        let name = format!("sessions-{}", TABLES.fetch_add(1, Ordering::Relaxed));
-        let (table, endpoint) = (engine.create_table(&name, "id"), engine.endpoint());
+        let (table, endpoint) = (new_table(engine), engine.endpoint());
         Place::DynamoDb(Box::new(Sessions { engine: None, proxy: None, table, endpoint, options }))
     }
 
-    /// In an engine of its own, behind a proxy.
-    pub(crate) fn dynamodb_alone(program: Program) -> Place {
-        let engine = Engine::of(program);
-        let proxy = dynamodb::Proxy::to(&engine);
-        let (table, endpoint) = (engine.create_table(TABLE, "id"), proxy.endpoint());
-        let (engine, proxy) = (Some(engine), Some(proxy));
-        Place::DynamoDb(Box::new(Sessions { engine, proxy, table, endpoint, options: "" }))
+    /// Behind a proxy, in the dynalite that all cases share.
+    pub(crate) fn dynamodb_watched() -> Place {
+        let engine = Engine::shared(Program::Dynalite);
+        let (table, proxy) = (new_table(engine), dynamodb::Proxy::to(engine));
+        let endpoint = proxy.endpoint();
+        Place::DynamoDb(Box::new(Sessions { engine: None, proxy: Some(proxy), table, endpoint, options: "" }))
+    }
+
+    /// In a dynalite of its own.
+    pub(crate) fn dynamodb_alone() -> Place {
+        let engine = Engine::dynalite();
+        let (table, endpoint) = (engine.create_table(TABLE, "id"), engine.endpoint());
+        Place::DynamoDb(Box::new(Sessions {
+            engine: Some(engine),
+            proxy: None,
+            table,
+            endpoint,
+            options: "",
+        }))
     }
 
     pub(crate) fn save_path(&self) -> String {
@@ -220,6 +234,21 @@ impl Place {
     }
 }
 
+impl Sessions {
+    /// A script whose sessions AWS's own handler would keep, by its twin, with these options in PHP.
+    pub(crate) fn awss_handler(&self, code: &str, options: &str) -> Script {
+        let (endpoint, table) = (&self.endpoint, self.table.name());
+        Script::new(format!(
+            "require '{AWSS_HANDLER}';
+            SdkSessionHandler::at('{endpoint}', ['table_name' => '{table}', {options}])->register();
+            {code}"
+        ))
+        .ini("session.use_cookies", "0")
+        .ini("session.use_only_cookies", "0")
+        .ini("session.cache_limiter", "")
+    }
+}
+
 impl Ring {
     /// The servers as php-memcached takes them.
     pub(crate) fn list(&self) -> String {
@@ -229,6 +258,11 @@ impl Ring {
         };
         addresses.join(",")
     }
+}
+
+fn new_table(engine: &Engine) -> Table {
+    static TABLES: AtomicUsize = AtomicUsize::new(0);
+    engine.create_table(&format!("sessions-{}", TABLES.fetch_add(1, Ordering::Relaxed)), "id")
 }
 
 /// Of a session with PHP's default name.
@@ -258,13 +292,24 @@ pub(crate) fn on_every_store(name: &str, run: fn(Place)) -> Vec<Case> {
     ]
 }
 
-/// The case on a dynalite of its own behind a proxy, for what only that can do.
-pub(crate) fn on_dynamodb(name: &str, run: fn(&Engine, &dynamodb::Proxy, &Table, &Place)) -> Case {
+/// The case on a dynalite of its own, for what only that can do.
+pub(crate) fn on_dynamodb(name: &str, run: fn(&Engine, &Table, &Place)) -> Case {
     case(format!("dynamodb: {name}"), &[Need::Php, Need::Dynalite], move || {
-        let place = Place::dynamodb_alone(Program::Dynalite);
+        let place = Place::dynamodb_alone();
         let Place::DynamoDb(sessions) = &place else { unreachable!("it was just made") };
-        let (engine, proxy) = (sessions.engine.as_ref().unwrap(), sessions.proxy.as_ref().unwrap());
-        run(engine, proxy, &sessions.table, &place);
+        run(sessions.engine.as_ref().unwrap(), &sessions.table, &place);
+    })
+}
+
+/// The case behind a proxy, for what that can see or do.
+pub(crate) fn on_dynamodb_proxy(
+    name: &str,
+    run: impl FnOnce(&dynamodb::Proxy, &Place) + Send + 'static,
+) -> Case {
+    case(format!("dynamodb: {name}"), &[Need::Php, Need::Dynalite], move || {
+        let place = Place::dynamodb_watched();
+        let Place::DynamoDb(sessions) = &place else { unreachable!("it was just made") };
+        run(sessions.proxy.as_ref().unwrap(), &place);
     })
 }
 
