@@ -12,6 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use place::{ID, Place};
+use testbed::dynamodb::Program;
 use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::php::{Running, Script};
@@ -30,6 +31,8 @@ fn main() {
     let sasl = &[Need::Php, Need::MountNamespaces, Need::MemcachedSasl][..];
     let natives =
         &[Need::Php, Need::MountNamespaces, Need::Memcached, Need::PhpIgbinary, Need::PhpMemcached][..];
+    let dynalite = &[Need::Php, Need::MountNamespaces, Need::Dynalite][..];
+    let local = &[Need::Php, Need::MountNamespaces, Need::DynamoDbLocal][..];
     let all = "eight_workers_lose_no_update";
     let mixed = "eight_workers_of_which_four_are_native_lose_no_update";
     let without = "without_the_lock_updates_are_lost";
@@ -55,6 +58,17 @@ fn main() {
         case(format!("memcached, php-memcached: {mixed}"), natives, || {
             lose_no_update(&Place::memcached(), php_memcached);
         }),
+        case(format!("dynamodb, dynalite: {all}"), dynalite, || lose_no_update(&Place::dynamodb(), ours)),
+        case(format!("dynamodb, DynamoDBLocal: {all}"), local, || {
+            lose_no_update(&Place::dynamodb_with(Program::Local, ""), ours_slowly);
+        }),
+        case(format!("dynamodb, AWS's handler: {mixed}"), dynalite, || {
+            lose_no_update(&Place::dynamodb(), awss_handler);
+        }),
+        case(format!("dynamodb: {without}"), dynalite, || lose_updates(&Place::dynamodb())),
+        case(format!("dynamodb, AWS's handler: {fair}"), dynalite, || {
+            share_fairly(&Place::dynamodb(), awss_handler);
+        }),
         case(format!("memcached: {without}"), memcached, || lose_updates(&Place::memcached())),
         case(format!("files: {without}"), files, || lose_updates(&Place::files())),
         case(format!("redis: {without}"), redis, || lose_updates(&Place::redis())),
@@ -69,6 +83,11 @@ type Setup = fn(&Place, &str) -> Script;
 
 fn ours(place: &Place, code: &str) -> Script {
     place.script(code).ini("cloakroom.lock_wait", "60")
+}
+
+/// With the time that a slow engine takes.
+fn ours_slowly(place: &Place, code: &str) -> Script {
+    ours(place, code).limit(Duration::from_secs(280))
 }
 
 fn native(place: &Place, code: &str, handler: &str) -> Script {
@@ -97,6 +116,15 @@ fn phpredis6(place: &Place, code: &str) -> Script {
     native(place, code, "redis")
         .module(&testbed::php::phpredis6().display().to_string())
         .ini("redis.session.locking_enabled", "1")
+}
+
+/// With locks, and as much time as it takes: when its time is over, it takes the session for empty, and overwrites it.
+fn awss_handler(place: &Place, code: &str) -> Script {
+    let Place::DynamoDb(sessions) = place else { unreachable!("it is for DynamoDB") };
+    sessions.awss_handler(
+        &format!("const ID = '{ID}';\n{code}"),
+        "'locking' => true, 'max_lock_wait_time' => 600",
+    )
 }
 
 /// With as many tries as it takes, and quicker ones than by default, which would take minutes.
