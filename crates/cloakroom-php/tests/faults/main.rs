@@ -2,6 +2,7 @@
 // A test stops at the first thing that is not as expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod dynamodb;
 mod memcached;
 #[path = "../place/mod.rs"]
 mod place;
@@ -37,6 +38,7 @@ fn main() {
         case("files: a_missing_directory_fails_the_start_and_names_it", &[Need::Php], missing_directory),
     ]);
     cases.extend(memcached::cases());
+    cases.extend(dynamodb::cases());
     suite::run(cases)
 }
 
