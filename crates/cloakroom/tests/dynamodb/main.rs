@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod faults;
 mod looking;
+mod refusals;
+mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
 
@@ -11,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use cloakroom::{Settings, Store};
-use testbed::dynamodb::{Engine, Program, Table};
+use testbed::dynamodb::{Engine, Program, Proxy, Table};
 use testbed::need::Need;
 use testbed::suite::{Case, case};
 
@@ -25,7 +28,7 @@ const LOCAL: &[Need] = &[Need::DynamoDbLocal];
 
 fn main() {
     worker::become_worker();
-    let cases = [looking::cases()];
+    let cases = [looking::cases(), wire::cases(), faults::cases(), refusals::cases()];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
 
@@ -60,6 +63,39 @@ impl Sessions {
     fn worker_of(&self, options: &str, settings: Settings) -> Box<dyn Store> {
         worker::store_with(&format!("{}{options}", self.save_path), settings)
     }
+}
+
+/// The same, behind a proxy that counts and fails.
+struct Proxied {
+    proxy: Proxy,
+    table: Table,
+    save_path: String,
+    /// Past the proxy.
+    direct: String,
+}
+
+impl Proxied {
+    fn on(program: Program) -> Proxied {
+        let Sessions { table, save_path } = Sessions::on(program);
+        let engine = Engine::shared(program);
+        let proxy = Proxy::to(engine);
+        let through = save_path.replace(&engine.endpoint(), &proxy.endpoint());
+        Proxied { proxy, table, save_path: through, direct: save_path }
+    }
+
+    /// The store of one more worker.
+    fn worker(&self) -> Box<dyn Store> {
+        worker::store(&self.save_path)
+    }
+
+    fn worker_with(&self, settings: Settings) -> Box<dyn Store> {
+        worker::store_with(&self.save_path, settings)
+    }
+}
+
+/// A case behind a proxy before dynalite.
+fn proxied(name: &str, run: fn(&Proxied)) -> Case {
+    case(name, DYNALITE, move || run(&Proxied::on(Program::Dynalite)))
 }
 
 /// A case on dynalite, which is quick.

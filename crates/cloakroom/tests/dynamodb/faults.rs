@@ -1,0 +1,202 @@
+//! A network that cuts, and a service that is silent: nothing is lost, and the outcome is told truly.
+
+use std::time::Duration;
+
+use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Settings, Unknown};
+use testbed::dynamodb::{Fault, Proxy};
+use testbed::suite::Case;
+use testbed::wait_until;
+
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
+use crate::{LIMIT, Proxied, key, proxied};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        proxied("an_open_that_is_cut_is_healed", an_open_that_is_cut_is_healed),
+        proxied("a_commit_that_is_cut_is_healed", a_commit_that_is_cut_is_healed),
+        proxied("an_open_that_fails_gives_back_what_it_may_have_got", a_failed_open_gives_back),
+        proxied("a_commit_that_cannot_be_repeated_is_unknown", a_commit_that_cannot_be_repeated_is_unknown),
+        proxied("a_commit_overtaken_after_a_cut_is_unknown", a_commit_overtaken_after_a_cut_is_unknown),
+        proxied("a_service_that_is_silent_is_left_in_time", silence),
+        proxied("a_silent_connection_is_not_used_again", another_connection),
+    ]
+}
+
+fn none_of_it_is_locked(proxied: &Proxied, session: &str) {
+    let item = proxied.table.get(&key(session));
+    assert!(item.as_ref().is_none_or(|item| item["lock"].is_null()), "{item:?}");
+}
+
+fn an_open_that_is_cut_is_healed(proxied: &Proxied) {
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        for before in [None, Some(b"n|i:1;")] {
+            match before {
+                None => proxied.table.delete(&key("abc")),
+                Some(bytes) => put(store(&proxied.direct).as_mut(), &id("abc"), bytes),
+            }
+            let mut worker = proxied.worker();
+            proxied.proxy.fail_next("UpdateItem", fault.clone());
+            let (record, hold) = lock_at_once(worker.as_mut(), &id("abc"));
+            assert_eq!(record.as_deref(), before.map(|bytes| &bytes[..]), "{fault:?}");
+            assert_eq!(worker.counters().retries, 1, "{fault:?}");
+            worker.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+            none_of_it_is_locked(proxied, "abc");
+        }
+    }
+}
+
+fn a_commit_that_is_cut_is_healed(proxied: &Proxied) {
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        for (before, change) in [
+            (Some(b"n|i:1;"), Change::Write(b"n|i:2;", LIFETIME)),
+            (None, Change::Write(b"n|i:2;", LIFETIME)),
+            (Some(b"n|i:1;"), Change::Write(b"n|i:1;", LIFETIME)),
+            (Some(b"n|i:1;"), Change::Touch(b"n|i:1;", LIFETIME)),
+            (Some(b"n|i:1;"), Change::Delete),
+            (None, Change::Delete),
+            (Some(b"n|i:1;"), Change::Keep),
+            (None, Change::Keep),
+        ] {
+            let expected = match change {
+                Change::Write(bytes, _) => Some(bytes),
+                Change::Delete => None,
+                _ => before.map(|bytes| &bytes[..]),
+            };
+            match before {
+                None => proxied.table.delete(&key("abc")),
+                Some(bytes) => put(store(&proxied.direct).as_mut(), &id("abc"), bytes),
+            }
+            let mut worker = proxied.worker();
+            let (_, hold) = lock_at_once(worker.as_mut(), &id("abc"));
+            let operation = match (change, before) {
+                (Change::Delete, _) | (Change::Keep, None) => "DeleteItem",
+                _ => "UpdateItem",
+            };
+            proxied.proxy.fail_next(operation, fault.clone());
+            let committed = worker.commit(&id("abc"), hold, change, soon());
+            assert_eq!(committed.unwrap(), Committed::Done, "{fault:?} {before:?} {change:?}");
+            assert_eq!(worker.counters().retries, 1, "{fault:?} {before:?} {change:?}");
+            let after = read(store(&proxied.direct).as_mut(), &id("abc"));
+            assert_eq!(after.as_deref(), expected, "{fault:?} {before:?} {change:?}");
+            none_of_it_is_locked(proxied, "abc");
+            assert_eq!(proxied.table.get(&key("abc")).is_some(), expected.is_some());
+        }
+    }
+}
+
+/// As often as it is asked, the answer is lost.
+fn a_failed_open_gives_back(proxied: &Proxied) {
+    for before in [None, Some(b"n|i:1;")] {
+        match before {
+            None => proxied.table.delete(&key("abc")),
+            Some(bytes) => put(store(&proxied.direct).as_mut(), &id("abc"), bytes),
+        }
+        let mut worker = proxied.worker();
+        // Those that lock; what gives back passes.
+        proxied.proxy.decide(|seen| {
+            match seen.body["UpdateExpression"].as_str().is_some_and(|set| set.contains("SET #lock")) {
+                true => Fault::CutAfter,
+                false => Fault::None,
+            }
+        });
+        let error = worker.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+        println!(
+            "XX {:?} {error}",
+            proxied
+                .proxy
+                .seen()
+                .iter()
+                .map(|s| (s.operation.clone(), s.body["UpdateExpression"].clone()))
+                .collect::<Vec<_>>()
+        );
+        none_of_it_is_locked(proxied, "abc");
+        let after = read(store(&proxied.direct).as_mut(), &id("abc"));
+        assert_eq!(after.as_deref(), before.map(|bytes| &bytes[..]));
+        proxied.proxy.forward();
+    }
+}
+
+fn a_commit_that_cannot_be_repeated_is_unknown(proxied: &Proxied) {
+    for (fault, stored, outcome) in [
+        (Fault::CutBefore, b"n|i:1;", Outcome::Unknown),
+        (Fault::CutAfter, b"n|i:2;", Outcome::Unknown),
+        // It is known that this was not applied.
+        (Fault::throttled(), b"n|i:1;", Outcome::Refused),
+    ] {
+        put(store(&proxied.direct).as_mut(), &id("abc"), b"n|i:1;");
+        let mut worker = proxied.worker();
+        let (_, hold) = lock(worker.as_mut(), &id("abc"));
+        let always = fault.clone();
+        proxied.proxy.decide(move |_| always.clone());
+        let by = cloakroom::Deadline::after(Duration::from_millis(700));
+        let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), by).unwrap_err();
+        assert_eq!(error.outcome(), outcome, "{fault:?} {error}");
+        assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout), "{fault:?} {error}");
+        let item = proxied.table.get(&key("abc")).unwrap();
+        assert_eq!(item["data"]["S"].as_str().unwrap().as_bytes(), stored, "{fault:?}");
+        proxied.table.delete(&key("abc"));
+        proxied.proxy.forward();
+    }
+}
+
+/// The answer to the commit is lost, and another worker changes the session before that is found out.
+fn a_commit_overtaken_after_a_cut_is_unknown(proxied: &Proxied) {
+    put(store(&proxied.direct).as_mut(), &id("abc"), b"n|i:1;");
+    let mut worker = proxied.worker();
+    let (_, hold) = lock(worker.as_mut(), &id("abc"));
+    let (direct, mut attempts) = (proxied.direct.clone(), 0);
+    proxied.proxy.decide(move |seen| {
+        attempts += usize::from(seen.operation == "UpdateItem");
+        if attempts == 2 {
+            // Before the second attempt arrives.
+            put(store(&direct).as_mut(), &id("abc"), b"n|i:3;");
+        }
+        if attempts == 1 { Fault::CutAfter } else { Fault::None }
+    });
+    let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
+    assert_eq!(read(store(&proxied.direct).as_mut(), &id("abc")).unwrap(), b"n|i:3;");
+    none_of_it_is_locked(proxied, "abc");
+}
+
+fn silence(proxied: &Proxied) {
+    let impatient = Settings { timeout: Duration::from_millis(200), ..Settings::default() };
+    for fault in [Fault::HangBefore, Fault::HangAfter] {
+        put(store(&proxied.direct).as_mut(), &id("abc"), b"n|i:1;");
+        let mut worker = proxied.worker_with(impatient.clone());
+        read(worker.as_mut(), &id("abc"));
+        let (_, hold) = lock(worker.as_mut(), &id("abc"));
+        let always = fault.clone();
+        proxied.proxy.decide(move |_| always.clone());
+        let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
+        assert_eq!(read_error(proxied, &impatient), ErrorKind::Timeout);
+        proxied.proxy.forward();
+        proxied.table.delete(&key("abc"));
+    }
+}
+
+fn read_error(proxied: &Proxied, settings: &Settings) -> ErrorKind {
+    let mut worker = proxied.worker_with(settings.clone());
+    worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err().kind()
+}
+
+fn another_connection(proxied: &Proxied) {
+    let impatient = Settings { timeout: Duration::from_millis(500), ..Settings::default() };
+    let mut worker = proxied.worker_with(impatient);
+    put(worker.as_mut(), &id("abc"), b"n|i:1;");
+    proxied.proxy.fail_next("GetItem", Fault::HangBefore);
+    assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
+    assert_eq!(proxied.proxy.count("GetItem"), 2);
+    assert_eq!(connections(&proxied.proxy), [0, 0, 0, 1]);
+    wait_until("the silent one is closed", LIMIT, || proxied.proxy.open_connections() <= 2);
+    let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
+    worker.open(&id("abc"), at_once, soon()).unwrap();
+    assert_eq!(*connections(&proxied.proxy).last().unwrap(), 1);
+}
+
+/// Which connection each request came on.
+fn connections(proxy: &Proxy) -> Vec<usize> {
+    proxy.seen().iter().map(|seen| seen.connection).collect()
+}
