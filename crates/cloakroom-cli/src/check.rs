@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cloakroom::{
-    Access, Change, Deadline, Durability, Environment, Error, ErrorKind, Extent, Finding, Gravity,
-    Guarantees, Hold, Opened, Record, Result, SavePath, SessionId, Settings, Store, StoreUrl, Unknown,
-    detect, stores,
+    Access, Change, Deadline, Environment, Error, ErrorKind, Extent, Finding, Gravity, Guarantees, Hold,
+    LockKind, Opened, Record, Result, SavePath, SessionId, Store, StoreUrl, Unknown, detect, stores,
 };
 use serde_json::{Map, Value, json};
 
 use crate::output::say;
+use crate::store::settings;
 
 /// Locks, writes, reads and deletes one session for real, and says what it saw
 ///
@@ -48,21 +48,29 @@ fn session_life(save_path: &str, report: &mut Report) -> Result<()> {
             (found.url, Some(found.because))
         }
     };
-    let (mut first, _connected) = live(&url, because.as_deref(), report)?;
+    let (mut first, _connected) = live(&url, because.as_deref(), &environment, report)?;
     look_at_the_engine(&mut first, report)
 }
 
 /// The same without a word about it; for the doctor.
-pub(crate) fn try_out(url: &StoreUrl) -> Result<()> {
-    live(url, None, &mut Report::new(true)).map(drop)
+pub(crate) fn try_out(url: &StoreUrl, environment: &Environment) -> Result<()> {
+    live(url, None, environment, &mut Report::new(true)).map(drop)
 }
 
-fn live(url: &StoreUrl, because: Option<&str>, report: &mut Report) -> Result<(Worker, Worker)> {
-    let open = || stores::open(url, Settings::default());
+fn live(
+    url: &StoreUrl,
+    because: Option<&str>,
+    environment: &Environment,
+    report: &mut Report,
+) -> Result<(Worker, Worker)> {
+    let open = || stores::open(url, settings(environment));
     let id = random_id()?;
     let mut first = Worker { store: open()?, id: id.clone(), began: false };
     let mut second = Worker { store: open()?, id, began: false };
-    report.begin(url, because, &first.store.guarantees());
+    let resolved = first.store.resolved(soon());
+    let guarantees = first.store.guarantees();
+    report.begin(url, because, &guarantees, resolved.as_deref().unwrap_or_default());
+    resolved?;
     let done = first.session_life(&mut second, report);
     if done.is_err() && first.began {
         first.clean_up();
@@ -72,10 +80,10 @@ fn live(url: &StoreUrl, because: Option<&str>, report: &mut Report) -> Result<(W
 
 /// How the engine is set up: what endangers sessions is said, and where locks cannot hold, nothing is fine.
 fn look_at_the_engine(worker: &mut Worker, report: &mut Report) -> Result<()> {
-    let findings = match worker.store.guarantees().survives_restart {
-        // It is configured nowhere else.
-        Durability::Survives => Vec::new(),
-        Durability::AsConfigured | Durability::Forgets => {
+    let findings = match worker.store.guarantees().lock {
+        // A directory is configured nowhere else.
+        LockKind::Kernel => Vec::new(),
+        LockKind::Lease => {
             report.step("look at its configuration", worker, |store| store.inspect(Extent::Whole, soon()))?
         }
     };
@@ -176,17 +184,30 @@ impl Report {
         Report { json, value: Map::new(), steps: Vec::new() }
     }
 
-    fn begin(&mut self, url: &StoreUrl, because: Option<&str>, guarantees: &Guarantees) {
+    fn begin(
+        &mut self,
+        url: &StoreUrl,
+        because: Option<&str>,
+        guarantees: &Guarantees,
+        resolved: &[(&'static str, String)],
+    ) {
         let guarantees = in_words(guarantees);
         if self.json {
             self.value.insert("store".into(), url.to_string().into());
             self.value.insert("detected".into(), because.into());
             let guarantees = guarantees.into_iter().map(|(what, how)| (what.to_owned(), how.into()));
             self.value.insert("guarantees".into(), Value::Object(guarantees.collect()));
+            if !resolved.is_empty() {
+                let resolved = resolved.iter().map(|(what, how)| ((*what).to_owned(), how.as_str().into()));
+                self.value.insert("resolved".into(), Value::Object(resolved.collect()));
+            }
             return;
         }
         let because = because.map(|because| format!(" ({because})")).unwrap_or_default();
         say!("store: {url}{because}\n");
+        for (what, how) in resolved {
+            say!("  {what:<28} {how}");
+        }
         for (what, how) in guarantees {
             say!("  {what:<28} {how}");
         }

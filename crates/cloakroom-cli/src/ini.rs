@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cloakroom::stores::{self, NativeSettings, memcached, redis};
-use cloakroom::{Environment, Error, ErrorKind, Result, SavePath, Settings, StoreUrl, detect};
+use cloakroom::{Environment, Error, ErrorKind, Result, SavePath, StoreUrl, detect};
 
 use crate::output::{DOUBTFUL, paint, tell};
+use crate::store::settings;
 use file::Part;
 use format::Format;
 
@@ -77,7 +78,7 @@ fn part(arguments: &Arguments) -> Result<Part> {
     };
     if let Some(url) = &url {
         // Whatever its options say wrong is said now, not by PHP.
-        stores::open(url, Settings::default())?;
+        stores::open(url, settings(&environment))?;
     }
     let mut native = match arguments.handler {
         Handler::Cloakroom => for_cloakroom(arguments.save_path.trim()),
@@ -136,6 +137,12 @@ fn for_native(handler: Handler, url: Option<&StoreUrl>) -> Result<NativeSettings
     };
     let settings = match (url.scheme.as_str(), handler) {
         ("file", _) => return Ok(NativeSettings::of("files", &url.server().path)),
+        ("dynamodb", _) => {
+            let what = "AWS's own session handler is made in the app, and has no ini settings";
+            return Err(Error::new(ErrorKind::Unsupported, what).on(url.to_string()).hint(
+                "write --for cloakroom; apps with AWS's handler share its sessions (docs/dynamodb.md)",
+            ));
+        }
         ("memcached" | "memcacheds", Handler::Phpredis) => other("Memcached", "php-memcached"),
         ("memcached" | "memcacheds", _) => memcached::Options::parse(url)?.for_php_memcached(),
         (_, Handler::PhpMemcached) => other("Redis", "phpredis"),

@@ -1,10 +1,10 @@
 //! The `cloakroom` command. Exit codes: 0 fine, 1 a problem, 2 wrong usage, or it could not look.
 
 mod check;
-
+mod create;
 mod detect;
 mod doctor;
-
+mod gc;
 mod iam;
 mod ini;
 mod locks;
@@ -40,7 +40,9 @@ enum Command {
     Detect(detect::Arguments),
     Doctor(doctor::Arguments),
     Ini(ini::Arguments),
+    Create(create::Arguments),
     Iam(iam::Arguments),
+    Gc(gc::Arguments),
     Show(show::Arguments),
     Locks(locks::Arguments),
     Unlock(unlock::Arguments),
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
         Command::Detect(arguments) => detect::run(&arguments),
         Command::Doctor(arguments) => return doctor::run(&arguments),
         Command::Ini(arguments) => ini::run(&arguments),
+        Command::Create(arguments) => create::run(&arguments),
+        Command::Gc(arguments) => gc::run(&arguments),
         Command::Iam(arguments) => iam::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
         Command::Locks(arguments) => locks::run(&arguments),

@@ -24,9 +24,14 @@ impl Chosen {
             SavePath::Store(url) => url,
             SavePath::Detect => detect::detect(&environment, &std::env::temp_dir().to_string_lossy())?.url,
         };
-        let store = stores::open(&url, Settings::default())?;
+        let store = stores::open(&url, settings(&environment))?;
         Ok((url, store))
     }
+}
+
+/// PHP's defaults, and what chains of settings that a store has beside its URL look at.
+pub(crate) fn settings(environment: &Environment) -> Settings {
+    Settings { environment: environment.clone(), ..Settings::default() }
 }
 
 /// Enough for one look with every timeout used up.

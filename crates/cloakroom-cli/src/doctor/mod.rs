@@ -230,7 +230,7 @@ impl Report {
             if found.is_empty() {
                 let semicolon = if parts.is_empty() { "" } else { ";" };
                 let path = format!("{parts}{semicolon}{}", judge::below(root, name).display());
-                let (more, latency) = server::look(&StoreUrl::directory(&path));
+                let (more, latency) = server::look(&StoreUrl::directory(&path), environment);
                 found.extend(more);
                 self.stores.push((url, latency));
             }
@@ -242,7 +242,7 @@ impl Report {
             self.findings.extend(found);
             return;
         }
-        let (found, latency) = server::look(&url);
+        let (found, latency) = server::look(&url, environment);
         self.findings.extend(found);
         self.stores.push((url, latency));
     }

@@ -3,12 +3,14 @@
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use cloakroom::{Deadline, Error, Extent, Gravity, Settings, StoreUrl, stores};
+use cloakroom::stores::dynamodb;
+use cloakroom::{Deadline, Environment, Error, Extent, Gravity, StoreUrl, stores};
 
 use super::findings::{self as kinds, Finding};
 use super::judge::kind_of;
 use super::progress::during;
 use crate::check;
+use crate::store::settings;
 
 /// How often the round trip is measured.
 const ROUNDS: usize = 20;
@@ -30,15 +32,15 @@ pub(super) struct Latency {
 
 /// What is wrong with a store, and how fast it answers where it does. Each step is only taken after the one before went
 /// well: of one cause there is one finding.
-pub(super) fn look(url: &StoreUrl) -> (Vec<Finding>, Option<Latency>) {
-    let found = reach(url);
+pub(super) fn look(url: &StoreUrl, environment: &Environment) -> (Vec<Finding>, Option<Latency>) {
+    let found = reach(url, environment);
     if !found.is_empty() {
         return (found, None);
     }
-    if let Err(error) = during(&format!("trying out {url}"), || check::try_out(url)) {
+    if let Err(error) = during(&format!("trying out {url}"), || check::try_out(url, environment)) {
         return (vec![of(&error)], None);
     }
-    match during(&format!("measuring {url}"), || measure(url)) {
+    match during(&format!("measuring {url}"), || measure(url, environment)) {
         Err(error) => (vec![of(&error)], None),
         Ok((mut found, latency)) => {
             if latency.p50 > SLOW {
@@ -62,29 +64,15 @@ pub(super) fn of(error: &Error) -> Finding {
 }
 
 /// Names are resolved and ports tried before the store is: what is wrong there is told apart.
-fn reach(url: &StoreUrl) -> Vec<Finding> {
+fn reach(url: &StoreUrl, environment: &Environment) -> Vec<Finding> {
     let mut found = Vec::new();
-    for server in &url.servers {
-        let scheme = url.scheme_of(server);
-        let Some(host) = server.host.as_deref().filter(|_| !scheme.contains("unix") && scheme != "file")
-        else {
-            continue;
-        };
-        let port = server.port.unwrap_or(match scheme {
-            scheme if scheme.contains("sentinel") => 26379,
-            scheme if scheme.contains("memcached") => 11211,
-            _ => 6379,
-        });
-        let resolved = during(&format!("resolving {host}"), || (host, port).to_socket_addrs());
-        let addresses = match resolved.map(Iterator::collect::<Vec<_>>) {
-            Ok(addresses) if !addresses.is_empty() => addresses,
-            Ok(_) => Vec::new(),
-            Err(_) => Vec::new(),
-        };
+    for Place { host, port, setting } in places(url, environment) {
+        let resolved = during(&format!("resolving {host}"), || (host.as_str(), port).to_socket_addrs());
+        let addresses = resolved.map(Iterator::collect::<Vec<_>>).unwrap_or_default();
         if addresses.is_empty() {
             let what = format!("{url}: the name {host} cannot be resolved");
             let change =
-                format!("correct the host in session.save_path, or add it to DNS (getent hosts {host})");
+                format!("correct the {setting} in session.save_path, or add it to DNS (getent hosts {host})");
             found.push(Finding::problem(kinds::NAME, what, change));
             continue;
         }
@@ -103,9 +91,61 @@ fn reach(url: &StoreUrl) -> Vec<Finding> {
     found
 }
 
-fn measure(url: &StoreUrl) -> Result<(Vec<Finding>, Latency), Error> {
+/// What is connected to.
+struct Place {
+    host: String,
+    port: u16,
+    /// What of session.save_path it comes from.
+    setting: &'static str,
+}
+
+fn places(url: &StoreUrl, environment: &Environment) -> Vec<Place> {
+    if url.scheme == "dynamodb" {
+        return service(url, environment).into_iter().collect();
+    }
+    let of = |server| {
+        let scheme = url.scheme_of(server);
+        let host = server.host.clone().filter(|_| !scheme.contains("unix") && scheme != "file")?;
+        let port = server.port.unwrap_or(match scheme {
+            scheme if scheme.contains("sentinel") => 26379,
+            scheme if scheme.contains("memcached") => 11211,
+            _ => 6379,
+        });
+        Some(Place { host, port, setting: "host" })
+    };
+    url.servers.iter().filter_map(of).collect()
+}
+
+/// Where AWS answers for a region, or whoever is named in its place; nothing where only AWS's chain knows the region.
+fn service(url: &StoreUrl, environment: &Environment) -> Option<Place> {
+    let options = dynamodb::Options::parse(url).ok()?;
+    let asked =
+        ["AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"].into_iter().find_map(|name| environment.var(name));
+    if let Some(endpoint) = options.endpoint().or(asked) {
+        let (scheme, rest) = endpoint.split_once("://")?;
+        let authority = rest.split(['/', '?']).next()?;
+        let default = if scheme == "http" { 80 } else { 443 };
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            _ => (authority, default),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        return Some(Place { host, port, setting: "endpoint" });
+    }
+    let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|name| environment.var(name));
+    let region = options.region().or(named)?;
+    // The others have names of their own, and are not on the Internet.
+    let domain = match region {
+        region if region.starts_with("cn-") => "amazonaws.com.cn",
+        region if region.contains("-iso") || region.starts_with("eusc-") => return None,
+        _ => "amazonaws.com",
+    };
+    Some(Place { host: format!("dynamodb.{region}.{domain}"), port: 443, setting: "region" })
+}
+
+fn measure(url: &StoreUrl, environment: &Environment) -> Result<(Vec<Finding>, Latency), Error> {
     let by = || Deadline::after(Duration::from_secs(10));
-    let mut store = stores::open(url, Settings::default())?;
+    let mut store = stores::open(url, settings(environment))?;
     let id = check::random_id()?;
     store.exists(&id, by())?;
     let mut times = Vec::new();

@@ -59,7 +59,7 @@ fn engine(endpoint: &Value) -> Option<Engine> {
         .or_else(|| Some(text(endpoint, "type")?.split([':', '-']).next()?.to_owned()))?;
     match kind(&word) {
         Kind::Engine(engine) => Some(engine),
-        Kind::Sql | Kind::Other => None,
+        Kind::DynamoDb | Kind::Sql | Kind::Other => None,
     }
 }
 

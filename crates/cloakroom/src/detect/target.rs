@@ -15,6 +15,8 @@ pub(super) enum Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Engine(Engine),
+    /// Taken only from what is called the sessions': what an environment has of AWS is for all sorts of things.
+    DynamoDb,
     Sql,
     Other,
 }
@@ -25,6 +27,7 @@ pub(super) fn kind(scheme: &str) -> Kind {
             Kind::Engine(Engine::Redis)
         }
         "memcached" | "memcacheds" => Kind::Engine(Engine::Memcached),
+        "dynamodb" => Kind::DynamoDb,
         "postgres" | "postgresql" | "pgsql" | "mysql" | "mysql2" | "mariadb" | "sqlite" | "sqlite3"
         | "mssql" | "sqlsrv" => Kind::Sql,
         _ => Kind::Other,
@@ -149,7 +152,7 @@ fn target(url: &StoreUrl) -> Target<'_> {
     let kind = kind(&url.scheme);
     let port = match kind {
         Kind::Engine(engine) => engine.port(),
-        Kind::Sql | Kind::Other => 0,
+        Kind::DynamoDb | Kind::Sql | Kind::Other => 0,
     };
     let place = |server: &Server| match &server.host {
         Some(host) => (host.to_ascii_lowercase(), server.port.unwrap_or(port)),
@@ -167,5 +170,5 @@ fn target(url: &StoreUrl) -> Target<'_> {
     let database = inside.or_else(|| option(&["database", "db", "dbindex"])).unwrap_or("0");
     let many = url.scheme.split_once('+').map(|(_, many)| many);
     let places = url.servers.iter().map(place).collect();
-    Target { kind, many, places, database, prefix: option(&["prefix"]) }
+    Target { kind, many, places, database, prefix: option(&["prefix", "endpoint"]) }
 }

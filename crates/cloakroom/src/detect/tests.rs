@@ -303,6 +303,8 @@ fn what_is_never_meant_for_sessions_is_not_taken() {
         ("JAWSDB_URL", "mysql://u:p@db/app"),
         ("CLEARDB_DATABASE_URL", "mysql://u:p@db/app?reconnect=true"),
         ("AWS_ACCESS_KEY_ID", "key"),
+        ("DYNAMODB_ENDPOINT", "http://localhost:8000"),
+        ("DYNAMODB_URL", "dynamodb://eu-west-1/orders"),
         ("RDS_HOSTNAME", "db"),
         ("AZURE_REDIS_HOST", "h"),
         ("SESSIONS_SERVICE_HOST", "10.0.0.1"),
@@ -333,6 +335,7 @@ fn what_somebody_called_the_sessions_comes_before_the_platforms_own() {
         (&[("SESSION_HOST", "own"), ("SESSION_SCHEME", "redis")], "redis://own:6379"),
         (&[("SESSION_MEMCACHED_HOST", "own")], "memcached://own:11211"),
         (&[("SESSIONS_SERVERS", "a,b")], "memcached://a:11211,b:11211"),
+        (&[("SESSIONS_URL", "dynamodb://eu-west-1/sessions")], "dynamodb://eu-west-1/sessions"),
     ] {
         assert_eq!(found(&[own, &platform].concat()), expected);
     }

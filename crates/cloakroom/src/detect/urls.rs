@@ -6,7 +6,7 @@
 use super::seen::{Found, Seen, Variable, Variables};
 use super::target::{Engine, Kind, kind, kind_of_text};
 use super::{memcached, parts};
-use crate::{Secret, StoreUrl};
+use crate::{SavePath, Secret, StoreUrl};
 
 /// `REDIS_URL`, which `heroku redis:promote` points at the one that is meant.
 pub(super) fn redis_url(variables: &Variables<'_>) -> Vec<Seen> {
@@ -92,6 +92,7 @@ pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
         match kind_of_text(&value) {
             Kind::Engine(Engine::Redis) => seen.extend(with_twin(variables, &name)),
             Kind::Engine(Engine::Memcached) => seen.extend(url(variables, &name, Engine::Memcached)),
+            Kind::DynamoDb => seen.extend(table(variables, &name)),
             Kind::Sql => seen.push(Seen::never(
                 &name,
                 format!("a database is never taken by itself; SESSION_STORE_URL=env:{name} takes it"),
@@ -110,7 +111,7 @@ pub(super) fn sessions(variables: &Variables<'_>) -> Vec<Seen> {
         let engine = match scheme {
             Kind::Engine(engine) => Some(engine),
             Kind::Other => named_engine(prefix),
-            Kind::Sql => None,
+            Kind::DynamoDb | Kind::Sql => None,
         };
         seen.extend(match engine {
             Some(Engine::Redis) => parts::with_prefix(variables, prefix),
@@ -213,6 +214,20 @@ pub(super) fn url(variables: &Variables<'_>, name: &str, engine: Engine) -> Opti
     if let (Ok(url), Engine::Redis) = (&mut url, engine) {
         as_heroku_means_it(url, variables);
     }
+    Some(Seen::new(vec![variable.name], url))
+}
+
+/// The table of DynamoDB that this variable names, if it is set.
+fn table(variables: &Variables<'_>, name: &str) -> Option<Seen> {
+    let variable = match variables.get(name) {
+        Ok(variable) => variable?,
+        Err(error) => return Some(Seen::broken(name, error)),
+    };
+    let url = match SavePath::parse(&variable.value, variables.0) {
+        Ok(SavePath::Store(url)) => Ok(url),
+        Ok(SavePath::Detect) => return None,
+        Err(error) => Err(error.about(&variable.name)),
+    };
     Some(Seen::new(vec![variable.name], url))
 }
 

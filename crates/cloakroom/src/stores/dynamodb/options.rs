@@ -195,6 +195,16 @@ impl Options {
         &self.table
     }
 
+    /// The attribute that says when a session expires.
+    pub fn expiry_attribute(&self) -> &str {
+        &self.layout.expires
+    }
+
+    /// Where requests are sent instead of AWS's own place, where the URL says so.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
+    }
+
     /// The region, where the URL names it.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
