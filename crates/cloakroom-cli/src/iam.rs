@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use cloakroom::stores::dynamodb;
 use cloakroom::{Environment, Error, ErrorKind, Result, SavePath};
-use serde_json::json;
+use serde_json::Value;
 
 use crate::output::{could_not_look, say};
 
@@ -83,26 +83,37 @@ fn print(arguments: &Arguments) -> Result<()> {
     let options = dynamodb::Options::parse(&url).map_err(|error| error.on(url.to_string()))?;
     let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|name| environment.var(name));
     let region = options.region().or(named).unwrap_or("*");
-    let actions: BTreeSet<String> = arguments
-        .whom
-        .iter()
-        .flat_map(|whom| whom.actions())
-        .map(|action| format!("dynamodb:{action}"))
-        .collect();
+    let actions: BTreeSet<&str> = arguments.whom.iter().flat_map(|whom| whom.actions()).copied().collect();
     let table = format!(
         "arn:{}:dynamodb:{region}:{}:table/{}",
         partition(region),
         arguments.account,
         options.table()
     );
-    say!(
-        "{:#}",
-        json!({
-            "Version": "2012-10-17",
-            "Statement": [{ "Effect": "Allow", "Action": actions, "Resource": table }],
-        })
-    );
+    say!("{}", policy(actions, &table));
     Ok(())
+}
+
+/// In the order in which AWS writes it.
+fn policy(actions: BTreeSet<&str>, table: &str) -> String {
+    let actions: Vec<String> =
+        actions.into_iter().map(|action| format!("        \"dynamodb:{action}\"")).collect();
+    format!(
+        r#"{{
+  "Version": "2012-10-17",
+  "Statement": [
+    {{
+      "Effect": "Allow",
+      "Action": [
+{}
+      ],
+      "Resource": {}
+    }}
+  ]
+}}"#,
+        actions.join(",\n"),
+        Value::from(table)
+    )
 }
 
 /// The part of AWS that a region is in; they have nothing to do with each other.

@@ -39,7 +39,7 @@ kinds! {
     UNSET "variable-unset": "PHP puts nothing where ${NAME} names a variable that is not set";
     SERIALIZERS "serializers-differ": "PHP destroys a session that it cannot decode: who comes from one SAPI to the other is logged out";
     STICKY "sticky-name": "routers of Cloud Foundry, and other load balancers, tie a visitor with a cookie JSESSIONID to one server: the others get no share of the load, and its end is felt";
-    GC "nobody-collects": "expired sessions stay for ever: the directory fills up, and old cookies stay valid";
+    GC "nobody-collects": "expired sessions stay for ever: the store fills up, and in a directory old cookies stay valid";
     SECRET "password-in-ini": "PHP prints session.save_path in its own warnings and in phpinfo()";
     LOCAL "on-this-host": "sessions in a local directory are not there for a visitor who is sent to another server";
     SAVE_PATH "save-path": "a store that cannot be understood is no store: session_start() fails";

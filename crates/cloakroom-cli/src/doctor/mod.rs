@@ -26,7 +26,7 @@ use findings::{self as kinds, Finding};
 use php_ini::Line;
 use progress::during;
 use sapis::{Place, Sapi, Search, System};
-use server::Latency;
+use server::Seen;
 
 use crate::output::{BAD, GOOD, paint, say, tell};
 use crate::process::environment_of;
@@ -180,7 +180,7 @@ fn targets(arguments: &Arguments, system: &System) -> Vec<Target> {
 struct Report {
     system: System,
     findings: Vec<Finding>,
-    stores: Vec<(StoreUrl, Option<Latency>)>,
+    stores: Vec<(StoreUrl, Option<Seen>)>,
 }
 
 impl Report {
@@ -230,9 +230,9 @@ impl Report {
             if found.is_empty() {
                 let semicolon = if parts.is_empty() { "" } else { ";" };
                 let path = format!("{parts}{semicolon}{}", judge::below(root, name).display());
-                let (more, latency) = server::look(&StoreUrl::directory(&path), environment);
+                let (more, seen) = server::look(&StoreUrl::directory(&path), environment);
                 found.extend(more);
-                self.stores.push((url, latency));
+                self.stores.push((url, seen));
             }
             if target.serves && found.is_empty() && !on_nfs(root, name) {
                 let what = format!("{name} is on this host alone");
@@ -242,9 +242,9 @@ impl Report {
             self.findings.extend(found);
             return;
         }
-        let (found, latency) = server::look(&url, environment);
+        let (found, seen) = server::look(&url, environment);
         self.findings.extend(found);
-        self.stores.push((url, latency));
+        self.stores.push((url, seen));
     }
 
     fn print(&self) {
@@ -252,9 +252,13 @@ impl Report {
         for Place { name, .. } in &self.system.places {
             text += &format!("looked at {name}\n");
         }
-        for (url, latency) in &self.stores {
-            let time = latency.map(|it| format!(": round trip p50 {}, p99 {}", in_ms(it.p50), in_ms(it.p99)));
-            text += &format!("looked at {url}{}\n", time.unwrap_or_default());
+        for (url, seen) in &self.stores {
+            let mut words = String::new();
+            if let Some(Seen { p50, p99, resolved }) = seen {
+                words = format!(": round trip p50 {}, p99 {}", in_ms(*p50), in_ms(*p99));
+                words.extend(resolved.iter().map(|(what, how)| format!("; {what}: {how}")));
+            }
+            text += &format!("looked at {url}{words}\n");
         }
         for finding in &self.findings {
             text += &format!("\n{finding}\n");
@@ -278,13 +282,17 @@ impl Report {
         });
         value.insert("ok".into(), (!self.findings.iter().any(Finding::is_problem)).into());
         value.insert("sapis".into(), sapis.collect());
-        let stores = self.stores.iter().map(|(url, latency)| {
+        let stores = self.stores.iter().map(|(url, seen)| {
             let ms = |time: std::time::Duration| time.as_secs_f64() * 1000.0;
-            json!({
+            let mut value = json!({
                 "store": url.to_string(),
-                "p50_milliseconds": latency.map(|it| ms(it.p50)),
-                "p99_milliseconds": latency.map(|it| ms(it.p99)),
-            })
+                "p50_milliseconds": seen.as_ref().map(|it| ms(it.p50)),
+                "p99_milliseconds": seen.as_ref().map(|it| ms(it.p99)),
+            });
+            for (what, how) in seen.iter().flat_map(|it| &it.resolved) {
+                value["resolved"][*what] = how.as_str().into();
+            }
+            value
         });
         value.insert("stores".into(), stores.collect());
         value.insert("findings".into(), self.findings.iter().map(Finding::json).collect());

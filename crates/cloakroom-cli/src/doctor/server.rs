@@ -21,18 +21,19 @@ const SLOW: Duration = Duration::from_millis(50);
 /// How long one port is tried.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The time of one exchange.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Latency {
+/// What was seen of a store that answers: the time of one exchange, and what settings outside of its URL came to.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
     /// Half of them were faster.
     pub(super) p50: Duration,
     /// 99 of 100 were faster; of twenty, that is the slowest.
     pub(super) p99: Duration,
+    pub(super) resolved: Vec<(&'static str, String)>,
 }
 
 /// What is wrong with a store, and how fast it answers where it does. Each step is only taken after the one before went
 /// well: of one cause there is one finding.
-pub(super) fn look(url: &StoreUrl, environment: &Environment) -> (Vec<Finding>, Option<Latency>) {
+pub(super) fn look(url: &StoreUrl, environment: &Environment) -> (Vec<Finding>, Option<Seen>) {
     let found = reach(url, environment);
     if !found.is_empty() {
         return (found, None);
@@ -42,16 +43,16 @@ pub(super) fn look(url: &StoreUrl, environment: &Environment) -> (Vec<Finding>, 
     }
     match during(&format!("measuring {url}"), || measure(url, environment)) {
         Err(error) => (vec![of(&error)], None),
-        Ok((mut found, latency)) => {
-            if latency.p50 > SLOW {
-                let what = format!("{url}: a round trip takes {} ms (p50)", latency.p50.as_millis());
+        Ok((mut found, seen)) => {
+            if seen.p50 > SLOW {
+                let what = format!("{url}: a round trip takes {} ms (p50)", seen.p50.as_millis());
                 found.push(Finding::problem(
                     kinds::SLOW,
                     what,
                     "move the store closer, or look for what is between",
                 ));
             }
-            (found, Some(latency))
+            (found, Some(seen))
         }
     }
 }
@@ -143,7 +144,7 @@ fn service(url: &StoreUrl, environment: &Environment) -> Option<Place> {
     Some(Place { host: format!("dynamodb.{region}.{domain}"), port: 443, setting: "region" })
 }
 
-fn measure(url: &StoreUrl, environment: &Environment) -> Result<(Vec<Finding>, Latency), Error> {
+fn measure(url: &StoreUrl, environment: &Environment) -> Result<(Vec<Finding>, Seen), Error> {
     let by = || Deadline::after(Duration::from_secs(10));
     let mut store = stores::open(url, settings(environment))?;
     let id = check::random_id()?;
@@ -155,15 +156,19 @@ fn measure(url: &StoreUrl, environment: &Environment) -> Result<(Vec<Finding>, L
         times.push(start.elapsed());
     }
     times.sort();
-    let latency = Latency { p50: times[ROUNDS / 2], p99: times[ROUNDS - 1] };
+    let resolved = store.resolved(by())?;
+    let seen = Seen { p50: times[ROUNDS / 2], p99: times[ROUNDS - 1], resolved };
     let found = store.inspect(Extent::Whole, by())?.into_iter().map(|finding| {
         let what = format!("{}: {}", finding.place, finding.what);
         match finding.gravity {
+            _ if finding.what.contains("expired sessions stay") => {
+                Finding::problem(kinds::GC, what, finding.hint)
+            }
             _ if finding.what.contains("clock") => Finding::problem(kinds::SKEW, what, finding.hint),
             Gravity::Unsafe => Finding::problem(kinds::UNSAFE, what, finding.hint),
             Gravity::Risk => Finding::problem(kinds::RISK, what, finding.hint),
             Gravity::Note => Finding::note(kinds::NOTE, what, finding.hint),
         }
     });
-    Ok((found.collect(), latency))
+    Ok((found.collect(), seen))
 }

@@ -127,10 +127,14 @@ impl DynamoDb {
     pub(super) fn chain(&mut self, by: Deadline) -> Result<Vec<(&'static str, String)>> {
         let (region, credentials) = self.client.chain(by)?;
         let key = credentials.access_key_id();
-        let end = key.char_indices().nth_back(3).map_or(key, |(at, _)| &key[at..]);
+        // As AWS's own command shows it.
+        let shown = match key.char_indices().nth_back(3) {
+            Some((at, _)) if at > 0 => format!("...{}", &key[at..]),
+            _ => key.to_owned(),
+        };
         let mut told = vec![("region", region)];
         told.extend(self.client.options.endpoint.clone().map(|endpoint| ("endpoint", endpoint)));
-        told.push(("credentials", format!("key ...{end}, {}", origin(&credentials))));
+        told.push(("credentials", format!("key {shown}, {}", origin(&credentials))));
         Ok(told)
     }
 }

@@ -92,6 +92,10 @@ impl DynamoDb {
         if let Some(wrong) = table.wrong(&self.client.options) {
             return Err(self.not_as_it_has_to_be(&wrong));
         }
+        if let Some(index) = table.indexes().first() {
+            let what = format!("it has an index, {index}: each write may be billed once more for it");
+            return Err(self.not_as_it_has_to_be(&what));
+        }
         if let Some(asked) = capacity.filter(|asked| *asked != table.capacity()) {
             let what = format!("its capacity is {}, not {asked}", table.capacity());
             return Err(self.not_as_it_has_to_be(&what).hint(
