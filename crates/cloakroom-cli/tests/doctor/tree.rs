@@ -166,7 +166,10 @@ fn why(name: &str) -> String {
 /// Times become `N ms`.
 fn masked(text: &str) -> String {
     let line = |line: &str| match line.split_once(": round trip p50 ") {
-        Some((store, _)) => format!("{store}: round trip p50 N ms, p99 N ms\n"),
+        Some((store, times)) => {
+            let after = times.splitn(3, " ms").nth(2).unwrap_or_default();
+            format!("{store}: round trip p50 N ms, p99 N ms{after}\n")
+        }
         // Which script it was, and where in it.
         None => match line
             .split_once(" script: ")
