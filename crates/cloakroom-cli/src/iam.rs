@@ -55,7 +55,7 @@ impl Whom {
             Whom::Gc => &["DeleteItem", "DescribeTimeToLive", "Scan"],
             Whom::Check => &["GetItem", "UpdateItem", "DeleteItem", "DescribeTable", "DescribeTimeToLive"],
             Whom::Show => &["GetItem"],
-            Whom::Locks => &["Scan"],
+            Whom::Locks => &["GetItem", "Scan"],
             Whom::Unlock => &["GetItem", "UpdateItem"],
         }
     }

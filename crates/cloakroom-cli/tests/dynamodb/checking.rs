@@ -27,7 +27,7 @@ const PROMISED: &str = "
   shared between hosts         yes
   survives a restart           yes
   expired sessions             removed by the table's TTL, or by cloakroom gc
-  largest session              409600 bytes
+  largest session              408576 bytes
   waiting requests counted     on all hosts
   sessions can be listed       yes
 
@@ -158,8 +158,8 @@ fn no_region() {
 
 fn ini() {
     let url = "dynamodb://eu-west-1/sessions";
-    let expected =
-        "session.save_handler = cloakroom\nsession.save_path = \"dynamodb://eu-west-1/sessions\"\n";
+    let expected = "; cloakroom ini: from here, rewritten at each run\nsession.save_handler = \"cloakroom\"\n\
+                    session.save_path = \"dynamodb://eu-west-1/sessions\"\n; cloakroom ini: to here\n";
     cloakroom(&["ini", url]).is(0, expected, "");
     for handler in ["phpredis", "php-memcached"] {
         let refused = format!(

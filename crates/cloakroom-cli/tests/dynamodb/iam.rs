@@ -21,8 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("servers_send_what_their_policy_allows_and_no_more", DYNALITE, servers_send),
         case("commands_send_what_their_policies_allow_and_no_more", LOCAL, commands_send),
         case("gc_sends_what_its_policy_allows_and_no_more", DYNALITE, gc_sends),
-        case("looking_sends_what_its_policies_allow_and_no_more", DYNALITE, looking_sends)
-            .skipped("sessions and locks of DynamoDB cannot be looked at yet"),
+        case("looking_sends_what_its_policies_allow_and_no_more", DYNALITE, looking_sends),
         case("check_goes_on_without_the_rights_to_look_at_the_table", DYNALITE, refused),
     ]
 }
