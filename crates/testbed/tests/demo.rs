@@ -138,9 +138,10 @@ fn server_dies_under_load(store: &Shared) {
                 servers.insert(server);
             }
         }
-        assert_eq!(servers.len(), 3, "{servers:?}");
+        assert!(servers.len() > 1, "{servers:?} alone");
         assert!(doubtful <= 1, "{doubtful} visits are in doubt, but one at most was under way");
         assert!((HOPS - 1..=HOPS + 1).contains(&last), "{last} visits are counted of {HOPS}");
+        servers
     };
     std::thread::scope(|threads| {
         let visitors: Vec<_> = (0..VISITORS).map(|_| threads.spawn(visitor)).collect();
@@ -148,9 +149,12 @@ fn server_dies_under_load(store: &Shared) {
             made.load(Ordering::SeqCst) >= VISITORS * HOPS / 3 || visitors.iter().any(|one| one.is_finished())
         });
         fleet.kill(1);
+        // Who comes in step with others may be sent to the same two all the time; together they see all three.
+        let mut servers = BTreeSet::new();
         for visitor in visitors {
-            visitor.join().unwrap_or_else(|panic| resume_unwind(panic));
+            servers.extend(visitor.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
+        assert_eq!(servers.len(), 3, "{servers:?}");
     });
     for _ in 0..3 {
         let (_, server) = visit(&mut text(), &fleet).expect("a whole answer");
