@@ -3,6 +3,7 @@
 // A test stops at the first thing that is not as expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod dynamodb;
 mod journal;
 mod memcached;
 #[path = "../place/mod.rs"]
@@ -10,6 +11,6 @@ mod place;
 mod redis;
 
 fn main() {
-    let cases = [redis::cases(), memcached::cases()];
+    let cases = [redis::cases(), memcached::cases(), dynamodb::cases()];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
