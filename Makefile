@@ -50,6 +50,9 @@ lint: packages-build ## Formatting, clippy, licences and banned crates
 	$(call say,Checking the builds for threaded PHP and for PHP 8.4)
 	@CLOAKROOM_PHP_API=20220829-zts cargo clippy --quiet -p cloakroom-php -- -D warnings
 	@CLOAKROOM_PHP_API=20240924-zts-debug cargo clippy --quiet -p cloakroom-php -- -D warnings
+	$(call say,Checking the builds without some of the stores)
+	@cargo clippy --quiet -p cloakroom-php --no-default-features -- -D warnings
+	@cargo test --quiet -p cloakroom --no-default-features --features files --lib stores::
 	$(call say,Checking licences and dependencies)
 	@tools/deny
 
