@@ -3,15 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod expiry;
 mod faults;
+mod locks;
 mod looking;
+mod native;
 mod refusals;
+mod versions;
 mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cloakroom::{Settings, Store};
 use testbed::dynamodb::{Engine, Program, Proxy, Table};
@@ -19,21 +23,29 @@ use testbed::need::Need;
 use testbed::suite::{Case, case};
 
 /// How long something may take that happens at once on an idle machine.
-#[allow(dead_code)]
 const LIMIT: Duration = Duration::from_secs(30);
 
 const DYNALITE: &[Need] = &[Need::Dynalite];
-#[allow(dead_code)]
 const LOCAL: &[Need] = &[Need::DynamoDbLocal];
 
 fn main() {
     worker::become_worker();
-    let cases = [looking::cases(), wire::cases(), faults::cases(), refusals::cases()];
+    let cases = [
+        native::cases(),
+        locks::cases(),
+        looking::cases(),
+        versions::cases(),
+        expiry::cases(),
+        wire::cases(),
+        faults::cases(),
+        refusals::cases(),
+    ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
 
 /// A table of its own for one case, of an engine that all cases share.
 struct Sessions {
+    engine: &'static Engine,
     table: Table,
     save_path: String,
 }
@@ -43,9 +55,8 @@ impl Sessions {
         static CASES: AtomicU32 = AtomicU32::new(0);
         let engine = Engine::shared(program);
         let table = engine.create_table(&format!("case{}", CASES.fetch_add(1, Ordering::Relaxed)), "id");
-        let save_path =
-            format!("dynamodb://key:secret@local/{}?endpoint={}", table.name(), engine.endpoint());
-        Sessions { table, save_path }
+        let save_path = save_path(&table, &engine.endpoint());
+        Sessions { engine, table, save_path }
     }
 
     /// The store of one more worker.
@@ -53,15 +64,18 @@ impl Sessions {
         worker::store(&self.save_path)
     }
 
-    #[allow(dead_code)]
+    /// The same behind a proxy.
+    fn worker_behind(&self, proxy: &Proxy) -> Box<dyn Store> {
+        worker::store(&save_path(&self.table, &proxy.endpoint()))
+    }
+
     fn worker_with(&self, settings: Settings) -> Box<dyn Store> {
         worker::store_with(&self.save_path, settings)
     }
 
     /// The same with more options: `&break_after=0`.
-    #[allow(dead_code)]
-    fn worker_of(&self, options: &str, settings: Settings) -> Box<dyn Store> {
-        worker::store_with(&format!("{}{options}", self.save_path), settings)
+    fn worker_of(&self, options: &str) -> Box<dyn Store> {
+        worker::store(&format!("{}{options}", self.save_path))
     }
 }
 
@@ -76,8 +90,7 @@ struct Proxied {
 
 impl Proxied {
     fn on(program: Program) -> Proxied {
-        let Sessions { table, save_path } = Sessions::on(program);
-        let engine = Engine::shared(program);
+        let Sessions { engine, table, save_path } = Sessions::on(program);
         let proxy = Proxy::to(engine);
         let through = save_path.replace(&engine.endpoint(), &proxy.endpoint());
         Proxied { proxy, table, save_path: through, direct: save_path }
@@ -98,8 +111,22 @@ fn proxied(name: &str, run: fn(&Proxied)) -> Case {
     case(name, DYNALITE, move || run(&Proxied::on(Program::Dynalite)))
 }
 
+fn save_path(table: &Table, endpoint: &str) -> String {
+    format!("dynamodb://key:secret@local/{}?endpoint={endpoint}", table.name())
+}
+
+/// A lease that is soon over.
+fn short() -> Settings {
+    Settings { lease: Duration::from_secs(1), ..Settings::default() }
+}
+
+/// The service's time, in seconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_secs()).unwrap()
+}
+
 /// A case on dynalite, which is quick.
-#[allow(dead_code)]
 fn quick(name: &str, run: fn(&Sessions)) -> Case {
     case(name, DYNALITE, move || run(&Sessions::on(Program::Dynalite)))
 }

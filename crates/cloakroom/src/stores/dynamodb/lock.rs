@@ -353,17 +353,19 @@ impl DynamoDb {
 
 /// What holds as long as the lock that was seen is there, and nobody has written the session without it.
 pub(super) fn unchanged(seen: &Item) -> (String, Values) {
-    let lock = seen.lock.clone().map(|lock| (":lock", lock));
-    // Ours may be prolonged meanwhile, by which `expires` changes; AWS's handler changes it with every write.
-    let (name, attribute) = match seen.token() {
-        Some(_) => ("#record", seen.record_expires),
-        None => ("#expires", seen.expires),
+    let mut values: Values = seen.lock.clone().map(|lock| (":lock", lock)).into_iter().collect();
+    let same = match (seen.token(), seen.record_expires, seen.expires) {
+        // Our lock may be prolonged meanwhile, by which `expires` changes; whoever writes without it removes the other.
+        (Some(_), Some(_), _) => "attribute_exists(#record)",
+        (Some(_), None, _) => "attribute_not_exists(#record)",
+        // AWS's handler changes it with every write.
+        (None, _, Some(expires)) => {
+            values.push((":same", number(expires)));
+            "#expires = :same"
+        }
+        (None, _, None) => "attribute_not_exists(#expires)",
     };
-    let same = match attribute {
-        Some(_) => format!("#lock = :lock AND {name} = :same"),
-        None => format!("#lock = :lock AND attribute_not_exists({name})"),
-    };
-    (same, lock.into_iter().chain(attribute.map(|same| (":same", number(same)))).collect())
+    (format!("#lock = :lock AND {same}"), values)
 }
 
 pub(super) fn nothing() -> Opened {

@@ -35,8 +35,11 @@ pub use sweep::{Collected, Collecting};
 pub use table::{Capacity, Created, Expiry};
 use tally::Purpose;
 
-/// The largest session: what an item may have, without a kilobyte for its key, its lock and the names of its attributes.
-const LARGEST: u64 = (400 << 10) - 1024;
+/// The largest item of DynamoDB, the names of its attributes included.
+const LARGEST_ITEM: u64 = 400 << 10;
+
+/// The largest session: without a kilobyte for the item's key, its lock and the names of its attributes.
+const LARGEST: u64 = LARGEST_ITEM - 1024;
 
 /// A store in one table, with one connection that is opened at its first use and kept.
 pub struct DynamoDb {

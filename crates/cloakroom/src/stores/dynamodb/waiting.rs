@@ -29,6 +29,9 @@ use crate::{Deadline, Error, ErrorKind, Opened, Result, SessionId, Unknown};
 const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_millis(150);
 
+/// How far apart the clocks of hosts are, at most.
+const APART: Duration = Duration::from_secs(60);
+
 /// What the key of the item ends with that has those who wait.
 const WAITING: &str = "_WAITING";
 
@@ -125,9 +128,10 @@ impl DynamoDb {
     /// Whether nobody has this lock any more.
     fn is_over(&self, item: &Item) -> bool {
         match item.lease() {
-            // By the service's clock alone, which the answer has told.
             Some(until) => {
-                (self.client.clock.is_known() && until < self.client.clock.now()) || self.is_orphaned(item)
+                // The service's clock judges; where answers are not dated, hosts' clocks may differ by so much.
+                let apart = if self.client.clock.is_known() { Duration::ZERO } else { APART };
+                until + milliseconds(apart) < self.client.clock.now() || self.is_orphaned(item)
             }
             None => self.native_is_over(item),
         }
