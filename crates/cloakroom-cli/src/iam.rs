@@ -56,7 +56,8 @@ impl Whom {
             Whom::Check => &["GetItem", "UpdateItem", "DeleteItem", "DescribeTable", "DescribeTimeToLive"],
             Whom::Show => &["GetItem"],
             Whom::Locks => &["GetItem", "Scan"],
-            Whom::Unlock => &["GetItem", "UpdateItem"],
+            // A lock on a session that is not there yet goes with its item.
+            Whom::Unlock => &["GetItem", "UpdateItem", "DeleteItem"],
         }
     }
 }

@@ -58,6 +58,7 @@ kinds! {
     TLS "tls": "without agreement on TLS there is no connection: session_start() fails";
     REFUSED "refused": "the store does not let this user in, or not do this: session_start() fails, or nothing is written";
     REPLICA "replica": "a replica takes no writes: session_start() fails";
+    NO_TABLE "table-missing": "nothing can be stored without it: session_start() fails";
     NO_STORE "store-fails": "a session that was locked, written, read and deleted for real did not come through";
     SLOW "slow": "each request waits for two round trips at least";
     UNSAFE "store-unsafe": "no lock holds there: concurrent requests undo each other's changes, or session_start() fails";

@@ -498,6 +498,7 @@ pub(super) fn kind_of(error: &cloakroom::Error) -> &'static Kind {
     let text = error.to_string();
     match error.kind() {
         _ if text.contains("TLS") || text.contains("certificate") => kinds::TLS,
+        ErrorKind::Config if text.contains("there is no table") => kinds::NO_TABLE,
         ErrorKind::Config => kinds::SAVE_PATH,
         ErrorKind::Auth => kinds::REFUSED,
         ErrorKind::Full => kinds::FULL,

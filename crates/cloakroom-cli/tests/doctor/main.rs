@@ -1,6 +1,7 @@
 //! `cloakroom doctor` before broken set-ups: trees of files as PHP has them, and real servers; the whole output.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod dynamodb;
 mod files;
 mod overrides;
 mod places;
@@ -8,7 +9,8 @@ mod stores;
 mod tree;
 
 fn main() {
-    let mut cases = files::cases();
+    let mut cases = dynamodb::cases();
+    cases.extend(files::cases());
     cases.extend(overrides::cases());
     cases.extend(places::cases());
     cases.extend(stores::cases());

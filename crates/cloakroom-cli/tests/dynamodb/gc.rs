@@ -67,9 +67,13 @@ fn removed(program: Program) {
     let native = json!({ "lock": { "N": "1" } });
     // What an SDK that locks it after a worker of ours has died leaves there.
     let native_after = json!({ "lock": { "N": "1" }, "lock_until": { "N": "1" } });
+    // `expires` is the lock's here.
+    let mut never_expiring = lock(-3600);
+    never_expiring["record_expires"] = json!({ "N": "-1" });
     for item in [
         expired("long_ago", 7200, json!({})),
         expired("and_its_worker_died", 7200, lock(-3600)),
+        expired("endless_and_its_worker_died", 7200, never_expiring),
         expired("locked", 7200, lock(3600)),
         expired("locked_natively", 7200, native),
         expired("locked_natively_after", 7200, native_after),
@@ -81,17 +85,25 @@ fn removed(program: Program) {
         table.put(item);
     }
     let expected = format!(
-        "store: {}\n\nscanned 9 items, removed 3 sessions that had expired\n\
-         left 3 that are locked and 0 that changed meanwhile\nused 0.5 read units and 3 write units\n",
+        "store: {}\n\nscanned 10 items, removed 3 sessions that had expired\n\
+         left 3 that are locked and 1 that changed meanwhile\nused 0.5 read units and 4 write units\n",
         masked(&url)
     );
     cloakroom(&["gc", &url]).is(0, &expected, "");
-    let left = ["alive", "endless", "just_now", "locked", "locked_natively", "locked_natively_after"];
+    let left = [
+        "alive",
+        "endless",
+        "endless_and_its_worker_died",
+        "just_now",
+        "locked",
+        "locked_natively",
+        "locked_natively_after",
+    ];
     assert_eq!(keys(&table), left.map(|key| format!("PHPSESSID_{key}")));
     let told = cloakroom(&["gc", &url, "--grace", "0", "--json"]);
     let expected = json!({
-        "store": masked(&url), "scanned": 6, "removed": 1, "locked": 3, "changed": 0, "read_units": 0.5,
-        "write_units": 1.0, "finished": true,
+        "store": masked(&url), "scanned": 7, "removed": 1, "locked": 3, "changed": 1, "read_units": 0.5,
+        "write_units": 2.0, "finished": true,
     });
     assert_eq!(serde_json::from_str::<Value>(&told.stdout).unwrap(), expected);
 }

@@ -160,23 +160,32 @@ fn looking_sends() {
     let engine = Engine::shared(Program::Dynalite);
     let table = engine.create_table(&fresh(), "id");
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
-    table.put(json!({
-        "id": { "S": "PHPSESSID_abcdefghijk" }, "expires": { "N": (now / 1000 + 3600).to_string() },
-        "data": { "S": "n|i:1;" }, "lock": { "S": "cloakroom:00112233445566778899aabbccddeeff:web1:7" },
-        "lock_until": { "N": (now + 3_600_000).to_string() },
-        "record_expires": { "N": (now / 1000 + 3600).to_string() },
-    }));
+    let soon = (now / 1000 + 3600).to_string();
+    // One that is there, and one whose first request has not written it yet.
+    for (key, record_expires) in [("PHPSESSID_abcdefghijk", soon.as_str()), ("PHPSESSID_bbcdefghijk", "-1")] {
+        table.put(json!({
+            "id": { "S": key }, "expires": { "N": soon }, "record_expires": { "N": record_expires },
+            "lock": { "S": "cloakroom:00112233445566778899aabbccddeeff:web1:7" },
+            "lock_until": { "N": (now + 3_600_000).to_string() },
+        }));
+    }
     let proxy = Proxy::to(engine);
     let url = url(&proxy.endpoint(), table.name());
-    for (whom, arguments) in [
-        ("show", &["show", "abcdefghijk", "--store", &url][..]),
-        ("locks", &["locks", "--store", &url]),
-        ("unlock", &["unlock", "abcdefghijk", "--yes", "--store", &url]),
+    let unlock = |id| ["unlock", id, "--yes", "--store", &url].map(str::to_owned).to_vec();
+    let show = ["show", "abcdefghijk", "--store", &url].map(str::to_owned).to_vec();
+    let locks = ["locks", "--store", &url].map(str::to_owned).to_vec();
+    for (whom, runs) in [
+        ("show", vec![show]),
+        ("locks", vec![locks]),
+        ("unlock", vec![unlock("abcdefghijk"), unlock("bbcdefghijk")]),
     ] {
         proxy.reset_counts();
-        let ran = cloakroom(arguments);
-        assert_eq!(ran.code, Some(0), "{arguments:?}\n{}{}", ran.stdout, ran.stderr);
-        assert_eq!(sent(&proxy), allowed(whom), "{arguments:?}");
+        for arguments in runs {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let ran = cloakroom(&arguments);
+            assert_eq!(ran.code, Some(0), "{arguments:?}\n{}{}", ran.stdout, ran.stderr);
+        }
+        assert_eq!(sent(&proxy), allowed(whom), "{whom}");
     }
 }
 

@@ -36,7 +36,8 @@ pub struct Collected {
     pub removed: u64,
     /// Expired ones that somebody has locked.
     pub locked: u64,
-    /// Expired ones that were written, locked or removed between the look and the removal.
+    /// Expired ones that were written, locked or removed between the look and the removal; and those that never expire, whose
+    /// worker has died.
     pub changed: u64,
     /// What that cost.
     pub read_units: f64,
@@ -109,12 +110,14 @@ impl DynamoDb {
             done.locked += 1;
             return Ok(());
         }
-        let condition = "#expires < :limit AND (attribute_not_exists(#lock) \
-                         OR (begins_with(#lock, :mark) AND #until < :now))";
+        // A record that never expires, whose worker has died: `expires` is its lock's.
+        let condition = "#expires < :limit AND (attribute_not_exists(#lock) OR (begins_with(#lock, :mark) \
+                         AND #until < :now AND (NOT #record < :zero OR attribute_not_exists(#data))))";
         let values: Values = vec![
             (":limit", number(limit)),
             (":mark", AttributeValue::S(crate::stores::MARK.into())),
             (":now", number(now)),
+            (":zero", number(0)),
         ];
         match self.client.delete(Purpose::Commit, &key, Some(condition), values, by)? {
             // It was there when the page was read.
