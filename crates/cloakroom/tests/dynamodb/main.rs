@@ -9,6 +9,7 @@ mod locks;
 mod looking;
 mod native;
 mod refusals;
+mod service;
 mod versions;
 mod wire;
 #[path = "../worker/mod.rs"]

@@ -161,9 +161,12 @@ impl Client {
         let by = by.within(if connected { time } else { connecting + time });
         let engine = self.engine(by)?;
         let answer = engine.run(by, request);
-        let reached = engine.reached();
+        let (reached, foreign) = (engine.reached(), engine.foreign());
         if let Reached::Sent { connected } = reached {
             self.tally(|tally| tally.sent(purpose, connected));
+        }
+        if let (Some(_), Some((status, kind))) = (&answer, foreign) {
+            return Err(Failure::foreign(status, kind));
         }
         match answer {
             Some(Ok(answer)) => {

@@ -75,6 +75,8 @@ pub(super) enum Reached {
 struct Course {
     began: Option<Instant>,
     connection: Option<CaptureSmithyConnection>,
+    /// The status and the type of an answer that is not of the kind that DynamoDB gives.
+    foreign: Option<(u16, String)>,
 }
 
 impl Engine {
@@ -155,6 +157,12 @@ impl Engine {
             None if locked(&self.course).began.is_some() => Reached::Signed,
             None => Reached::Nothing,
         }
+    }
+
+    /// The status and type of the last answer, where it is not of the kind that DynamoDB gives: an empty page would be taken for
+    /// an empty session.
+    pub(super) fn foreign(&self) -> Option<(u16, String)> {
+        locked(&self.course).foreign.take()
     }
 
     fn used(&self) -> Option<ConnectionMetadata> {
@@ -312,7 +320,7 @@ impl Intercept for Watch {
         config: &mut ConfigBag,
     ) -> std::result::Result<(), BoxError> {
         let connection = config.load::<CaptureSmithyConnection>().cloned();
-        *locked(&self.course) = Course { began: Some(Instant::now()), connection };
+        *locked(&self.course) = Course { began: Some(Instant::now()), connection, foreign: None };
         Ok(())
     }
 
@@ -322,8 +330,15 @@ impl Intercept for Watch {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> std::result::Result<(), BoxError> {
-        let took = locked(&self.course).began.map(|began| began.elapsed()).unwrap_or_default();
-        let date = context.response().headers().get("date");
+        let (headers, mut course) = (context.response().headers(), locked(&self.course));
+        let took = course.began.map(|began| began.elapsed()).unwrap_or_default();
+        let kind = headers.get("content-type").unwrap_or("of no type");
+        if !kind.contains("amz-json") {
+            course.foreign = Some((context.response().status().as_u16(), kind.to_owned()));
+            // Its time is not the service's either.
+            return Ok(());
+        }
+        let date = headers.get("date");
         let dated = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let Some(dated) = dated.and_then(|dated| u64::try_from(dated.secs()).ok()) {
             self.clock.learn(dated, took);

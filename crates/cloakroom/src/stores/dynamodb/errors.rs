@@ -111,27 +111,24 @@ impl Failure {
     pub(super) fn of<E: Refused>(error: SdkError<E, HttpResponse>, reached: Reached) -> Self {
         match error {
             SdkError::ServiceError(context) => {
-                let raw = context.raw();
-                let status = raw.status().as_u16();
-                let content = raw.headers().get("content-type").unwrap_or("of no type").to_owned();
+                let status = context.raw().status().as_u16();
                 let mut said = context.into_err();
-                match said.code().map(str::to_owned) {
+                match said.code().filter(|code| !code.is_empty()).map(str::to_owned) {
                     Some(code) if code == "ConditionalCheckFailedException" => Failure::Unmet(said.unmet()),
                     Some(code) => {
                         Failure::Said { code, message: said.message().unwrap_or_default().to_owned(), status }
                     }
-                    None => Failure::unintelligible(status, content),
+                    None if status < 300 => Failure::foreign(status, "an answer that is no JSON".into()),
+                    None => Failure::foreign(status, "an error without a name".into()),
                 }
             }
-            SdkError::ResponseError(context) => {
-                let raw = context.raw();
-                let content = raw.headers().get("content-type").unwrap_or("of no type").to_owned();
-                match raw.body().bytes() {
-                    // It could not be read to its end.
-                    None => Failure::Cut(Cause::Other("the answer ended too early".into())),
-                    Some(_) => Failure::unintelligible(raw.status().as_u16(), content),
+            SdkError::ResponseError(context) => match context.raw().body().bytes() {
+                // It could not be read to its end.
+                None => Failure::Cut(Cause::Other("the answer ended too early".into())),
+                Some(_) => {
+                    Failure::foreign(context.raw().status().as_u16(), "an answer that is no JSON".into())
                 }
-            }
+            },
             SdkError::TimeoutError(_) => Failure::late(reached),
             other => {
                 let source: &(dyn StdError + 'static) = &other;
@@ -161,7 +158,8 @@ impl Failure {
         }
     }
 
-    fn unintelligible(status: u16, content: String) -> Self {
+    /// What answered is not DynamoDB.
+    pub(super) fn foreign(status: u16, content: String) -> Self {
         match status {
             // A balancer before the service speaks for it.
             500.. => Failure::Said { code: format!("HTTP {status}"), message: String::new(), status },
@@ -231,6 +229,9 @@ impl Cause {
             };
         }
         let words: Vec<String> = chain(error).map(ToString::to_string).collect();
+        if words.iter().any(|words| words == "tls handshake eof") {
+            return Cause::NotTls;
+        }
         if words.iter().any(|words| words == "dns error") {
             return Cause::Name(deepest(error));
         }
@@ -278,9 +279,14 @@ pub(super) fn of(failure: Failure, asked: &Asked<'_>) -> Error {
         Failure::Late => new(ErrorKind::Timeout, "DynamoDB did not answer in time")
             .hint("raise cloakroom.timeout, or find what is slow: the network, a proxy, or DynamoDB itself"),
         Failure::Cut(cause) => {
-            let error = new(ErrorKind::Unreachable, "the connection to DynamoDB was cut").hint(
-                "find what ends connections: a proxy, a firewall, or an endpoint that was started again",
-            );
+            let plain = options.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+            let error = new(ErrorKind::Unreachable, "the connection to DynamoDB was cut").hint(match plain {
+                true => {
+                    "find what ends connections: a server that wants TLS (endpoint=https://...), a proxy, a firewall, or an \
+                     endpoint that was started again"
+                }
+                false => "find what ends connections: a proxy, a firewall, or an endpoint that was started again",
+            });
             match cause {
                 Cause::Time => error.source("it took too long"),
                 Cause::NotTls => error.source("the answer is not TLS"),
@@ -344,7 +350,7 @@ fn not_connected(cause: Cause, asked: &Asked<'_>) -> Error {
         }
         Cause::NotTls => new(ErrorKind::Unreachable)
             .source("it does not speak TLS")
-            .hint("write endpoint=http://... for a server without TLS"),
+            .hint("write endpoint=http://... for a server without TLS, which is for this host alone"),
         Cause::Other(why) => new(ErrorKind::Unreachable).source(why).hint(where_to),
     }
 }
@@ -411,14 +417,14 @@ fn said(code: &str, message: &str, status: u16, asked: &Asked<'_>) -> Error {
 }
 
 fn is_about_the_key(message: &str) -> bool {
-    [
+    let words = [
         "does not match the schema",
         "Type mismatch for key",
+        "Type mismatch for attribute to update",
         "Missing the key",
-        "number of conditions on the keys",
-    ]
-    .iter()
-    .any(|words| message.contains(words))
+        "One of the required keys was not given a value",
+    ];
+    words.iter().any(|words| message.contains(words))
 }
 
 fn clocks_differ(doing: &str) -> Error {

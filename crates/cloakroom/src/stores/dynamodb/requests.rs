@@ -7,10 +7,9 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::client::{Answer, Client, Earlier};
-use super::item::{self, Attributes, Item};
+use super::item::{Attributes, Item};
 use super::options::{LOCK, Layout, RECORD_EXPIRES, SEEN, SEEN_EXPIRES, UNTIL};
 use super::tally::Purpose;
-use super::{LARGEST_ITEM, errors};
 use crate::{Deadline, Result};
 
 /// What stands for attributes in expressions: some of their names are words of DynamoDB's, and some are the user's.
@@ -138,11 +137,6 @@ impl Client {
             Purpose::Renew => "cannot renew the session's lock",
             _ => "cannot write the session",
         };
-        // Far too much may be refused by cutting the connection.
-        let sizes = update.values.iter().map(|(_, value)| item::size_of(value) as u64);
-        if sizes.sum::<u64>() > LARGEST_ITEM {
-            return Err(errors::too_large(doing, &options));
-        }
         let answer = self.ask(purpose, doing, by, async |sdk| {
             sdk.update_item()
                 .table_name(&options.table)
