@@ -1,4 +1,57 @@
-//! A table of DynamoDB.
+//! Sessions in a table of DynamoDB; shared, locks included, with `Aws\DynamoDb\SessionHandler` of the AWS SDK for PHP.
+//!
+//! # The item of a session
+//! | attribute | holds |
+//! |---|---|
+//! | `id` (`hash_key=`), S | PHP's `session.name`, `_` and the session's id |
+//! | `data` (`data=`), S or B | the bytes of PHP's serializer; absent where there are none. What is not UTF-8 is B, whatever `data_type=` says: AWS's handler takes either |
+//! | `expires` (`ttl=`), N | when the session expires, in seconds since 1970: the table's TTL attribute |
+//! | `lock` | the lock: S `cloakroom:<32 hex>:<host>:<pid>`; anything else is AWS's handler's (N `1`) |
+//! | `lock_until`, N | when the lease of our lock ends, in milliseconds since 1970 |
+//! | `record_expires`, N | what `expires` was before our lock, -1 for nothing; it counts only while that lock is on |
+//! | `lock_seen`, `lock_seen_expires`, N | since when a lock of AWS's handler has been there: see `native.rs` |
+//!
+//! Those from `lock` on are there only while the session is locked, or after a worker that died. While it is locked,
+//! `expires` is at least the lease's end: DynamoDB deletes no session that is locked, and in time what a worker has begun
+//! that died. An item without `expires` is a session for good if it has `data`, and none if not.
+//!
+//! Who waits stands in an item of its own, `<id>_WAITING`: see `waiting.rs`. It is removed with the last who waits.
+//!
+//! # What goes on the wire
+//! HTTP, one request at a time over a connection that stays. `W` is billed as a write of the whole item (a unit for each
+//! KB, also where its condition does not hold), `R` as a read of it (a unit for each 4 KB; half where `consistent_read=0`).
+//!
+//! | call | requests | which |
+//! |---|---|---|
+//! | [`exists`](Store::exists) | 1 R | GetItem |
+//! | [`open`](Store::open), read-only, unlocked or versioned | 1 R | GetItem |
+//! | `open`, exclusive | 1 W | UpdateItem: sets `lock` if there is none, and answers the item |
+//! | and the session expires before the lease, or has expired | 1 W more | UpdateItem of `expires` |
+//! | and nothing is stored, with [`Unknown::Refuse`](crate::Unknown) | 1 R more | GetItem, where there is no item; else 1 W, DeleteItem |
+//! | and somebody has it | R after R | GetItem of its lock every 5 to 150 ms; UpdateItem once it is free |
+//! | and still has it at the second look | 2 W more, of 1 unit | UpdateItem of `<id>_WAITING`; UpdateItem or DeleteItem |
+//! | and its lease is over, or it was left by AWS's handler | 1 W more | UpdateItem, if the lock is still the same |
+//! | [`commit`](Store::commit) | 1 W | UpdateItem or DeleteItem, if `lock` is ours: writes and removes the lock |
+//! | `commit`, unlocked | 1 W | UpdateItem, which answers what was there, or DeleteItem |
+//! | `commit`, versioned | 1 W | UpdateItem or DeleteItem, if `data` is what was read and nobody has the lock |
+//! | renewal | 1 W | UpdateItem of `lock_until`, over a connection of its own |
+//! | [`peek`](Store::peek) | 1 R, 2 of what is locked | GetItem of the session; GetItem of `<id>_WAITING` |
+//! | [`list`](Store::list), [`locks`](Store::locks) | 1 for 1 MB | Scan; for each lock a GetItem of `<id>_WAITING` |
+//! | [`break_lock`](Store::break_lock) | 1 R, 1 W | GetItem; UpdateItem, or DeleteItem where there is no record |
+//!
+//! # What holds, and what does not
+//! Each write is on the condition that the lock is ours: whoever comes too late is refused. When a lease ends is judged by
+//! the service's clock, which the `Date` of each answer tells; where answers have none, by the host's, a minute later.
+//!
+//! AWS's handler waits for our lock and we for its. Its writes, however, heed no lock and remove it: where it gave up
+//! waiting (10 s), or does not lock, its write stays, and the commit of whoever had the session alone is refused. Its locks
+//! tell neither owner nor time, and are broken `break_after=` after somebody who waits has first seen them.
+//!
+//! A request that gets no answer, or is throttled, is repeated until its deadline (see `client.rs`). That is safe: an open
+//! knows its own token, and a commit that finds its lock gone after an attempt without an answer looks at what is there;
+//! where that cannot tell, the outcome is unknown. A lock that a failed open or commit may have left behind is released
+//! then, or at the worker's next open, or ends with its lease.
+
 mod chain;
 mod client;
 mod clock;

@@ -113,6 +113,8 @@ pub(super) const UNTIL: &str = "lock_until";
 pub(super) const RECORD_EXPIRES: &str = "record_expires";
 pub(super) const SEEN: &str = "lock_seen";
 pub(super) const SEEN_EXPIRES: &str = "lock_seen_expires";
+/// Who came last to wait; in an item of its own.
+pub(super) const LAST: &str = "last_waiter";
 
 impl Options {
     /// Reads the URL's options.
@@ -215,7 +217,7 @@ impl Layout {
     /// Two names for one attribute would overwrite each other.
     fn check(&self) -> Result<()> {
         let names = [&self.key, &self.data, &self.expires];
-        let ours = [LOCK, UNTIL, RECORD_EXPIRES, SEEN, SEEN_EXPIRES];
+        let ours = [LOCK, UNTIL, RECORD_EXPIRES, SEEN, SEEN_EXPIRES, LAST];
         let twice = (1..names.len()).any(|index| names[..index].contains(&names[index]));
         match names.iter().find(|name| ours.contains(&name.as_str())) {
             Some(name) => Err(Error::new(

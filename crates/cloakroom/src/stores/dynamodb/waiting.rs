@@ -20,6 +20,7 @@ use super::client::Answer;
 use super::item::{Attributes, Item, milliseconds, number};
 use super::lock::{Held, LOCK_STATE, Taken, nothing};
 use super::native::Watch;
+use super::options::LAST;
 use super::tally::Purpose;
 use crate::stores::pause::Pause;
 use crate::stores::token::Token;
@@ -34,9 +35,6 @@ const APART: Duration = Duration::from_secs(60);
 
 /// What the key of the item ends with that has those who wait.
 const WAITING: &str = "_WAITING";
-
-/// Who came last to wait.
-const LAST: &str = "last_waiter";
 
 /// So long after its end DynamoDB may delete that item.
 const LEFT_BEHIND: Duration = Duration::from_secs(60);
@@ -111,16 +109,27 @@ impl DynamoDb {
         by: Deadline,
     ) -> Result<Opened> {
         let mut taken = self.take(held, unknown, by)?;
+        // Once after each look: who takes it meanwhile is waited for.
+        let mut at_once = true;
         loop {
-            taken = match taken {
+            let found = match taken {
                 Taken::Ours(item) => match self.opened(held, item, unknown, by)? {
                     Some(opened) => return Ok(opened),
-                    None => Taken::Held(Item::default()),
+                    None => Item::default(),
                 },
                 Taken::NotThere => return Ok(nothing()),
-                Taken::Held(item) if item.lock.is_none() => self.take(held, unknown, by)?,
-                Taken::Held(item) if self.is_over(&item) => self.take_over(held, &item, unknown, by)?,
-                Taken::Held(item) => self.look_later(held, waiter, item, unknown, by)?,
+                Taken::Held(item) => item,
+            };
+            let (free, over) = (found.lock.is_none(), self.is_over(&found));
+            taken = match std::mem::replace(&mut at_once, true) {
+                true if free || over => {
+                    at_once = false;
+                    match free {
+                        true => self.take(held, unknown, by)?,
+                        false => self.take_over(held, &found, unknown, by)?,
+                    }
+                }
+                _ => self.look_later(held, waiter, &found, unknown, by)?,
             };
         }
     }
@@ -142,7 +151,7 @@ impl DynamoDb {
         &mut self,
         held: &Held,
         waiter: &mut Waiter,
-        item: Item,
+        item: &Item,
         unknown: Unknown,
         by: Deadline,
     ) -> Result<Taken> {
@@ -153,8 +162,8 @@ impl DynamoDb {
         if waiter.until.passed() {
             return Err(self.busy(waiter.wait));
         }
-        if waiter.watch.sees(&item) {
-            self.stamp(&held.key, &item, by)?;
+        if waiter.watch.sees(item) {
+            self.stamp(&held.key, item, by)?;
         }
         if waiter.looks > 0 && waiter.company.is_none() {
             self.join(held, waiter, by)?;
