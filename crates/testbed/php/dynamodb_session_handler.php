@@ -21,6 +21,9 @@ final class SdkSessionHandler implements SessionHandlerInterface
         'max_lock_retry_microtime' => 50000,
     ];
 
+    /** Where it is an array, requests ask for their price, and it is summed up here by operation: [requests, units]. */
+    public static ?array $billed = null;
+
     private string $sessionName = '';
     /** Whose data was read or written last. */
     private ?string $openId = null;
@@ -190,7 +193,15 @@ final class SdkSessionHandler implements SessionHandlerInterface
 
     private function ask(string $operation, array $request): array
     {
-        return $this->send($operation, ['TableName' => $this->config['table_name']] + $request);
+        if (self::$billed === null) {
+            return $this->send($operation, ['TableName' => $this->config['table_name']] + $request);
+        }
+        $request += ['ReturnConsumedCapacity' => 'TOTAL'];
+        $answer = $this->send($operation, ['TableName' => $this->config['table_name']] + $request);
+        [$requests, $units] = self::$billed[$operation] ?? [0, 0];
+        $more = $answer['ConsumedCapacity']['CapacityUnits'];
+        self::$billed[$operation] = [$requests + 1, $units + $more];
+        return $answer;
     }
 
     /** The SDK's client repeats 10 times what may have been bad luck, after 0, 50, 100, 200, ... milliseconds. */

@@ -8,6 +8,7 @@
 mod chart;
 mod contender;
 mod cores;
+mod dynamodb;
 mod fpm;
 mod race;
 mod report;
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
 
     step("awaited exchanges of a request");
     let exchanges = session_work::exchanges(&contenders, &servers);
+    step("requests and capacity units on DynamoDB");
+    let dynamodb = dynamodb::run();
     step("session work of a request, client and server on the same core and on different ones");
     let mut work = session_work::on_cores(&contenders, &servers, effort);
     step("the same over a network of 0.5 ms");
@@ -70,7 +73,8 @@ fn main() -> ExitCode {
     let missing: Vec<_> = missing.iter().map(|(contender, what)| json!({contender.key: what})).collect();
     let results = report::with_claims(json!({
         "quick": quick, "machine": report::machine(), "missing": missing, "exchanges": exchanges,
-        "session_work": work, "fpm": fpm, "startup": startup, "race": races,
+        "session_work": work, "dynamodb": dynamodb, "fpm": fpm, "startup": startup,
+        "megabytes": report::megabytes(), "race": races,
     }));
     report::print(&results);
     println!();

@@ -1,7 +1,7 @@
 //! The results as tables, and what is promised of them.
 
 use serde_json::{Value, json};
-use testbed::php::Script;
+use testbed::php::{Script, extension};
 
 use crate::contender::BASE;
 use crate::race;
@@ -32,6 +32,11 @@ pub(crate) fn machine() -> Value {
         "phpredis": module(&["igbinary.so", "redis.so"], "redis"),
         "php_memcached": module(&["igbinary.so", "msgpack.so", "memcached.so"], "memcached"),
     })
+}
+
+/// The size of the extension.
+pub(crate) fn megabytes() -> Option<f64> {
+    Some(std::fs::metadata(extension()).ok()?.len() as f64 / 1e6)
 }
 
 /// The row of a table that matches all of these; null when there is none.
@@ -118,8 +123,15 @@ pub(crate) fn with_claims(mut results: Value) -> Value {
         .collect();
     let mean = to_native.map(|ratios| ratios.iter().sum::<f64>() / ratios.len() as f64);
     claim("files, p99 of waiting to PHP's own, mean of all three".into(), mean, at_most(1.3));
+    let on_dynamodb = find(&results["dynamodb"], &[("contender", &"cloakroom_dynamodb".into())]);
+    claim(
+        "DynamoDB, requests of a changed session".into(),
+        on_dynamodb["changed"]["requests"].as_f64(),
+        at_most(2.0),
+    );
     let load = find(&results["startup"], &[("contender", &"cloakroom".into())])["added_ms"].as_f64();
     claim("loading the extension, ms".into(), load, at_most(2.0));
+    claim("size of the extension, MB".into(), results["megabytes"].as_f64(), at_most(11.6));
     results["claims"] = claims.into();
     results
 }
@@ -137,6 +149,7 @@ pub(crate) fn print(results: &Value) {
     println!("{}; {}", text(&machine["redis"]), text(&machine["memcached"]));
 
     session_work(results);
+    dynamodb(results);
     fpm(results);
     race(results);
     startup(results);
@@ -179,6 +192,31 @@ fn session_work(results: &Value) {
     table(&rows);
     println!("best of 5 rounds; x: times faster than phpredis with lock; CPU: of PHP, on the same core;");
     println!("exchanges: awaited, without those of connecting's TCP handshake");
+}
+
+fn dynamodb(results: &Value) {
+    let rows = results["dynamodb"].as_array().into_iter().flatten();
+    let mut table_rows = vec![
+        ["a session of 3 KB on DynamoDB", "changed", "unchanged", "read_and_close"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for row in rows {
+        let cost = |kind: &str| {
+            let unit = |name: &str| row[kind][name].as_f64().unwrap_or_default();
+            let requests = match unit("requests") {
+                1.0 => "1 request".to_owned(),
+                requests => format!("{requests} requests"),
+            };
+            format!("{requests}, {} WCU, {} RCU", unit("write"), unit("read"))
+        };
+        let costs = ["changed", "unchanged", "read_and_close"].map(cost);
+        table_rows.push([label(row)].into_iter().chain(costs).collect());
+    }
+    table(&table_rows);
+    println!(
+        "counted by a local engine; AWS's handler is a twin of the tests, not AWS's SDK: the same requests"
+    );
 }
 
 fn fpm(results: &Value) {
