@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod credentials;
 mod expiry;
 mod faults;
 mod locks;
@@ -40,6 +41,7 @@ fn main() {
         wire::cases(),
         faults::cases(),
         refusals::cases(),
+        credentials::cases(),
     ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }

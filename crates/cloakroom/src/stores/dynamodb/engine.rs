@@ -209,7 +209,7 @@ fn configured(
         .build_https();
     let timeouts = TimeoutConfig::builder().connect_timeout(settings.connect_timeout).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .env(variables(&settings.environment))
+        .env(variables(options, &settings.environment))
         .http_client(http)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
@@ -285,9 +285,12 @@ fn holds_authorities(pem: &[u8]) -> bool {
     })
 }
 
-/// The variables that AWS's chain looks at: those of the snapshot, for PHP-FPM clears its workers' environment.
-fn variables(environment: &Environment) -> aws_types::os_shim_internal::Env {
-    let all = environment.names().filter_map(|name| Some((name, environment.var(name)?)));
+/// The variables that AWS's chain looks at: those of the snapshot, for PHP-FPM clears its workers' environment. A profile that
+/// the URL names is not to be overruled by them.
+fn variables(options: &Options, environment: &Environment) -> aws_types::os_shim_internal::Env {
+    let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+    let names = environment.names().filter(|name| options.profile.is_none() || !keys.contains(name));
+    let all = names.filter_map(|name| Some((name, environment.var(name)?)));
     aws_types::os_shim_internal::Env::from_slice(&all.collect::<Vec<_>>())
 }
 

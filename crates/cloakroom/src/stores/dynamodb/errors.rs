@@ -306,6 +306,13 @@ pub(super) fn of(failure: Failure, asked: &Asked<'_>) -> Error {
 fn no_credentials(missing: Missing, asked: &Asked<'_>) -> Error {
     let doing = asked.doing;
     match missing {
+        Missing::Nowhere if asked.options.profile.is_some() => {
+            let profile = asked.options.profile.as_deref().unwrap_or_default();
+            Error::new(ErrorKind::Auth, format!("{doing}: the profile {profile} gives no AWS credentials")).hint(
+                "profile= names one of AWS's files, which the user PHP runs as must be able to read: AWS_CONFIG_FILE and \
+                 AWS_SHARED_CREDENTIALS_FILE, or ~/.aws of who starts PHP",
+            )
+        }
         Missing::Nowhere => Error::new(ErrorKind::Auth, format!("{doing}: there are no AWS credentials"))
             .hint(
                 "give the instance, task or pod a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where PHP \
