@@ -13,14 +13,22 @@ pub(crate) fn options(store: &str, tables: &[&[Named]]) {
         }
         table += &format!("| {names} | {} | {} | {} |\n", option.takes, option.default, option.meaning);
     }
+    written(store, "options", &table);
+}
+
+/// Compares a part of `docs/STORE.md`, which its markers name, with this; `UPDATE_DOCS=1` writes it.
+pub(crate) fn written(store: &str, part: &str, expected: &str) {
     let path = testbed::php::workspace().join(format!("docs/{store}.md"));
     let text = std::fs::read_to_string(&path).unwrap();
-    let start = format!("--test {store} options` -->\n");
+    let (start, end) = (format!("--test {store} {part}` -->\n"), format!("<!-- end of {part} -->"));
     let (before, rest) = text.split_once(&start).unwrap();
-    let (written, after) = rest.split_once("<!-- end of options -->").unwrap();
+    let (written, after) = rest.split_once(&end).unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(path, format!("{before}{start}{table}<!-- end of options -->{after}")).unwrap();
+        std::fs::write(path, format!("{before}{start}{expected}{end}{after}")).unwrap();
         return;
     }
-    assert!(written == table, "run: UPDATE_DOCS=1 cargo test -p cloakroom --test {store} options\n{table}");
+    assert!(
+        written == expected,
+        "run: UPDATE_DOCS=1 cargo test -p cloakroom --test {store} {part}\n{expected}"
+    );
 }

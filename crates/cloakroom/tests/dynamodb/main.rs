@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod credentials;
+mod docs;
+#[path = "../documented/mod.rs"]
+mod documented;
 mod expiry;
 mod faults;
 mod locks;
@@ -42,6 +45,7 @@ fn main() {
         faults::cases(),
         refusals::cases(),
         credentials::cases(),
+        docs::cases(),
     ];
     testbed::suite::run(cases.into_iter().flatten().collect())
 }
