@@ -7,6 +7,7 @@ use cloakroom::stores::dynamodb::{Capacity, Created, DynamoDb, Expiry, Options};
 use cloakroom::{Deadline, Environment, Error, ErrorKind, Result, SavePath, Settings, StoreUrl, stores};
 use serde_json::json;
 
+use crate::iam::hint_for;
 use crate::output::{DOUBTFUL, paint, say, tell};
 use crate::store::settings;
 
@@ -47,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let settings = settings(&environment);
     if url.scheme == "dynamodb" {
-        create(arguments, &url, settings)?;
+        create(arguments, &url, settings).map_err(hint_for("create"))?;
     } else {
         // Whatever its options say wrong is said here, too.
         stores::open(&url, settings)?;

@@ -14,6 +14,7 @@ use cloakroom::{
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
+use crate::iam::hint_for;
 use crate::output::{DOUBTFUL, could_not_look, paint, say, tell};
 use crate::store::settings;
 
@@ -56,7 +57,7 @@ const PROGRESS: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(collect(arguments).unwrap_or_else(|error| could_not_look(&error)))
+    Ok(collect(arguments).map_err(hint_for("gc")).unwrap_or_else(|error| could_not_look(&error)))
 }
 
 fn collect(arguments: &Arguments) -> Result<ExitCode> {

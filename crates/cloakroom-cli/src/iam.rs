@@ -117,6 +117,12 @@ fn policy(actions: BTreeSet<&str>, table: &str) -> String {
     )
 }
 
+/// Names the policy for this command where the hint names that for servers.
+pub(crate) fn hint_for(command: &str) -> impl FnOnce(Error) -> Error {
+    let policy = format!("cloakroom iam --for {command}");
+    move |error| error.decided_by(&policy, "cloakroom iam")
+}
+
 /// The part of AWS that a region is in; they have nothing to do with each other.
 fn partition(region: &str) -> &'static str {
     const PARTITIONS: &[(&str, &str)] = &[

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use cloakroom::{Ends, Lock, LockKind, Result, SessionId};
 use serde_json::{Value, json};
 
+use crate::iam::hint_for;
 use crate::output::{DOUBTFUL, PLAIN, Row, could_not_look, say, table};
 use crate::store::{Chosen, ends, lock_json, patiently, waiting};
 
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match list(arguments) {
+    match list(arguments).map_err(hint_for("locks")) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Ok(could_not_look(&error)),
     }

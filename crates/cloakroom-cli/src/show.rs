@@ -8,6 +8,7 @@ use cloakroom::envelope::Compression;
 use cloakroom::{Life, Lock, Peeked, Result, SessionId, StoreUrl};
 use serde_json::{Value, json};
 
+use crate::iam::hint_for;
 use crate::output::{BAD, FAINT, PLAIN, Row, could_not_look, paint, say, table, tell};
 use crate::store::{Chosen, it_ends, life, lock_json, soon, waiting};
 
@@ -34,7 +35,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(show(arguments).unwrap_or_else(|error| could_not_look(&error)))
+    Ok(show(arguments).map_err(hint_for("show")).unwrap_or_else(|error| could_not_look(&error)))
 }
 
 fn show(arguments: &Arguments) -> Result<ExitCode> {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use cloakroom::{Broken, Error, ErrorKind, Lock, LockKind, Result, SessionId};
 
+use crate::iam::hint_for;
 use crate::output::{BAD, GOOD, could_not_look, paint, say, tell};
 use crate::store::{Chosen, it_ends, soon, waiting};
 
@@ -28,7 +29,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(unlock(arguments).unwrap_or_else(|error| could_not_look(&error)))
+    Ok(unlock(arguments).map_err(hint_for("unlock")).unwrap_or_else(|error| could_not_look(&error)))
 }
 
 fn unlock(arguments: &Arguments) -> Result<ExitCode> {

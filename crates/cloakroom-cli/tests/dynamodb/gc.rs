@@ -81,12 +81,14 @@ fn removed(program: Program) {
         json!({ "id": { "S": "PHPSESSID_alive" }, "expires": { "N": (now() + 3600).to_string() } }),
         json!({ "id": { "S": "PHPSESSID_endless" }, "data": { "S": "n|i:1;" } }),
         json!({ "id": { "S": "other_long_ago" }, "expires": { "N": "1" } }),
+        // Of those who waited for a session, and died.
+        json!({ "id": { "S": "PHPSESSID_long_ago_WAITING" }, "expires": { "N": "1" }, "last_waiter": { "S": "00" } }),
     ] {
         table.put(item);
     }
     let expected = format!(
-        "store: {}\n\nscanned 10 items, removed 3 sessions that had expired\n\
-         left 3 that are locked and 1 that changed meanwhile\nused 0.5 read units and 4 write units\n",
+        "store: {}\n\nscanned 11 items, removed 4 sessions that had expired\n\
+         left 3 that are locked and 1 that changed meanwhile\nused 0.5 read units and 5 write units\n",
         masked(&url)
     );
     cloakroom(&["gc", &url]).is(0, &expected, "");

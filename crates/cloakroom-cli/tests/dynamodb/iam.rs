@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("commands_send_what_their_policies_allow_and_no_more", LOCAL, commands_send),
         case("gc_sends_what_its_policy_allows_and_no_more", DYNALITE, gc_sends),
         case("looking_sends_what_its_policies_allow_and_no_more", DYNALITE, looking_sends),
+        case("who_lacks_rights_is_told_which_policy_has_them", DYNALITE, hinted),
         case("check_goes_on_without_the_rights_to_look_at_the_table", DYNALITE, refused),
     ]
 }
@@ -202,4 +203,28 @@ fn refused() {
     let note =
         "\nnote: these credentials may not look at the table, and nothing is known of its key and its TTL";
     assert!(ran.stdout.contains(note), "{}", ran.stdout);
+}
+
+fn hinted() {
+    let engine = Engine::shared(Program::Dynalite);
+    let table = engine.create_table(&fresh(), "id");
+    let proxy = Proxy::to(engine);
+    proxy.decide(|_| Fault::refuse("AccessDeniedException", "User: arn:aws:iam::1:user/u is not authorized"));
+    let url = url(&proxy.endpoint(), table.name());
+    for (whom, arguments, code) in [
+        ("create", &["create", &url][..], 1),
+        ("gc", &["gc", &url], 2),
+        ("show", &["show", "abcdefghijk", "--store", &url], 2),
+        ("locks", &["locks", "--store", &url], 2),
+        ("unlock", &["unlock", "abcdefghijk", "--yes", "--store", &url], 2),
+    ] {
+        let ran = cloakroom(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(code), ""), "{arguments:?}");
+        let policy = format!("'cloakroom iam --for {whom} dynamodb://");
+        assert!(
+            ran.stderr.contains("AWS does not allow it") && ran.stderr.contains(&policy),
+            "{}",
+            ran.stderr
+        );
+    }
 }

@@ -5,6 +5,7 @@ mod checking;
 mod create;
 mod gc;
 mod iam;
+mod looking;
 
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +17,7 @@ const DYNALITE: &[Need] = &[Need::Dynalite];
 const LOCAL: &[Need] = &[Need::DynamoDbLocal];
 
 fn main() {
-    let cases = [checking::cases(), create::cases(), gc::cases(), iam::cases()];
+    let cases = [checking::cases(), create::cases(), gc::cases(), iam::cases(), looking::cases()];
     testbed::suite::run(cases.into_iter().flatten().collect());
 }
 
