@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Settings, Unknown};
+use cloakroom::{Access, Change, Committed, Deadline, ErrorKind, Outcome, Settings, Store, Unknown};
 use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
 use testbed::wait_until;
@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("a_commit_that_cannot_be_repeated_is_unknown", a_commit_that_cannot_be_repeated_is_unknown),
         proxied("a_commit_overtaken_after_a_cut_is_unknown", a_commit_overtaken_after_a_cut_is_unknown),
         proxied("a_service_that_is_silent_is_left_in_time", silence),
+        proxied("a_silence_after_a_refusal_tells_the_refusal", silence_after_words),
         proxied("a_silent_connection_is_not_used_again", another_connection),
     ]
 }
@@ -118,21 +119,20 @@ fn a_failed_open_gives_back(proxied: &Proxied) {
 }
 
 fn a_commit_that_cannot_be_repeated_is_unknown(proxied: &Proxied) {
-    for (fault, stored, outcome) in [
-        (Fault::CutBefore, b"n|i:1;", Outcome::Unknown),
-        (Fault::CutAfter, b"n|i:2;", Outcome::Unknown),
+    for (fault, stored, kind, outcome) in [
+        (Fault::CutBefore, b"n|i:1;", ErrorKind::Unreachable, Outcome::Unknown),
+        (Fault::CutAfter, b"n|i:2;", ErrorKind::Unreachable, Outcome::Unknown),
         // It is known that this was not applied.
-        (Fault::throttled(), b"n|i:1;", Outcome::Refused),
+        (Fault::throttled(), b"n|i:1;", ErrorKind::Timeout, Outcome::Refused),
     ] {
         put(store(&proxied.direct).as_mut(), &id("abc"), b"n|i:1;");
         let mut worker = proxied.worker();
         let (_, hold) = lock(worker.as_mut(), &id("abc"));
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
-        let by = cloakroom::Deadline::after(Duration::from_millis(700));
+        let by = Deadline::after(Duration::from_millis(1500));
         let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), by).unwrap_err();
-        assert_eq!(error.outcome(), outcome, "{fault:?} {error}");
-        assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout), "{fault:?} {error}");
+        assert_eq!((error.kind(), error.outcome()), (kind, outcome), "{fault:?} {error}");
         let item = proxied.table.get(&key("abc")).unwrap();
         assert_eq!(item["data"]["S"].as_str().unwrap().as_bytes(), stored, "{fault:?}");
         proxied.table.delete(&key("abc"));
@@ -160,31 +160,47 @@ fn a_commit_overtaken_after_a_cut_is_unknown(proxied: &Proxied) {
     none_of_it_is_locked(proxied, "abc");
 }
 
+/// A worker that soon gives up what is not answered.
+fn impatient(proxied: &Proxied) -> Box<dyn Store> {
+    proxied.worker_with(Settings { timeout: Duration::from_millis(200), ..Settings::default() })
+}
+
 fn silence(proxied: &Proxied) {
-    let impatient = Settings { timeout: Duration::from_millis(200), ..Settings::default() };
     for fault in [Fault::HangBefore, Fault::HangAfter] {
         put(store(&proxied.direct).as_mut(), &id("abc"), b"n|i:1;");
-        let mut worker = proxied.worker_with(impatient.clone());
-        read(worker.as_mut(), &id("abc"));
-        let (_, hold) = lock(worker.as_mut(), &id("abc"));
+        // Only what is not answered is asked by somebody without patience.
+        let (_, hold) = lock(proxied.worker().as_mut(), &id("abc"));
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
+        let mut worker = impatient(proxied);
         let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
-        assert_eq!(read_error(proxied, &impatient), ErrorKind::Timeout);
+        let error = impatient(proxied).open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         proxied.proxy.forward();
         proxied.table.delete(&key("abc"));
     }
 }
 
-fn read_error(proxied: &Proxied, settings: &Settings) -> ErrorKind {
-    let mut worker = proxied.worker_with(settings.clone());
-    worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err().kind()
+/// A table without capacity, and then not even that answer.
+fn silence_after_words(proxied: &Proxied) {
+    put(store(&proxied.direct).as_mut(), &id("abc"), b"n|i:1;");
+    let (_, hold) = lock(proxied.worker().as_mut(), &id("abc"));
+    let mut answered = 0;
+    proxied.proxy.decide(move |_| {
+        answered += 1;
+        if answered == 1 { Fault::throttled() } else { Fault::HangAfter }
+    });
+    let change = Change::Write(b"n|i:2;", LIFETIME);
+    let error = proxied.worker().commit(&id("abc"), hold, change, Deadline::after(Duration::from_secs(2)));
+    let error = error.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
+    assert!(error.to_string().contains(": DynamoDB has throttled it (2 requests in "), "{error}");
 }
 
 fn another_connection(proxied: &Proxied) {
-    let impatient = Settings { timeout: Duration::from_millis(500), ..Settings::default() };
-    let mut worker = proxied.worker_with(impatient);
+    let slow = Settings { timeout: Duration::from_millis(1500), ..Settings::default() };
+    let mut worker = proxied.worker_with(slow);
     put(worker.as_mut(), &id("abc"), b"n|i:1;");
     proxied.proxy.fail_next("GetItem", Fault::HangBefore);
     assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");

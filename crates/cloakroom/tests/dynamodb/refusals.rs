@@ -222,7 +222,7 @@ fn throttled(proxied: &Proxied) {
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
         proxied.proxy.reset_counts();
-        let by = Deadline::after(Duration::from_millis(600));
+        let by = Deadline::after(Duration::from_millis(1500));
         let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), by).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         let shown = told(&error, &proxied.save_path).replace(proxied.table.name(), "TABLE");
@@ -271,8 +271,8 @@ fn nothing_is_told(proxied: &Proxied) {
     for fault in faults {
         proxied.table.delete(&key("abc"));
         put(store(&proxied.direct).as_mut(), &id("abc"), session);
+        let (_, hold) = lock_at_once(proxied.worker().as_mut(), &id("abc"));
         let mut worker = store_with(&save_path, settings.clone());
-        let (_, hold) = lock_at_once(worker.as_mut(), &id("abc"));
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
         let by = || Deadline::after(Duration::from_millis(500));
@@ -351,7 +351,7 @@ fn no_dynamodb() {
     // A balancer that has nobody behind it may have, a moment later.
     let service = Service::start(|_| (502, "text/html", "<html>Bad gateway</html>".into()));
     let save_path = format!("dynamodb://key:secret@local/sessions?endpoint={}", service.endpoint());
-    let by = Deadline::after(Duration::from_millis(500));
+    let by = Deadline::after(Duration::from_millis(1500));
     let error = store(&save_path).open(&id("abc"), Access::ReadOnly, by).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(error.to_string().contains("): HTTP 502 (store "), "{error}");

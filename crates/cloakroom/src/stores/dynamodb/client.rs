@@ -31,6 +31,10 @@ use crate::{Deadline, Error, ErrorKind, Result, Settings};
 /// Attempts at a request that nobody answers.
 const UNANSWERED: u32 = 3;
 
+/// With less time left no attempt is begun: it would most likely end without an answer, and what is known by then of the
+/// outcome would be known no more.
+const WORTH_IT: Duration = Duration::from_millis(100);
+
 /// AWS's client, and what is told of it. A clone has connections of its own, for another thread.
 pub(super) struct Client {
     pub(super) options: Arc<Options>,
@@ -114,6 +118,7 @@ impl Client {
         let mut pause = Backoff::new()?;
         let mut earlier = Earlier::NotApplied;
         let (mut unanswered, mut other_credentials, mut other_time) = (0, false, false);
+        let mut said = None;
         for attempts in 1.. {
             let failed = match self.attempt(purpose, by, &request) {
                 Ok(answer) => return Ok(Answer::Done(answer)),
@@ -136,12 +141,17 @@ impl Client {
                 }
             };
             let pause = pause.next();
-            if !again || by.remaining() <= pause {
+            if !again || by.remaining() <= pause + WORTH_IT {
+                // What was said before tells more than a silence.
+                let failed = if matches!(failed, Failure::Late) { said.unwrap_or(failed) } else { failed };
                 let error = self.error(failed, doing, attempts, began);
                 return Err(match earlier {
                     Earlier::NotApplied => error,
                     Earlier::MaybeApplied => error.maybe_applied(),
                 });
+            }
+            if matches!(failed, Failure::Said { .. }) {
+                said = Some(failed);
             }
             self.tally(|tally| tally.counters.retries += 1);
             std::thread::sleep(pause);
