@@ -3,6 +3,7 @@
 //! Neither checks a signature nor throttles; [`Proxy`] does the latter, and what else AWS does on a bad day.
 
 mod proxy;
+mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::process::Process;
 use crate::{START, TempDir, free_port, need, php, wait_until};
 
 pub use proxy::{Fault, Proxy, Seen};
+pub use tls::Tls;
 
 /// Whose DynamoDB it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

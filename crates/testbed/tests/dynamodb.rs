@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use testbed::dynamodb::{Engine, Fault, Program, Proxy, Table, call, sdk_handler};
+use testbed::dynamodb::{Engine, Fault, Program, Proxy, Table, Tls, call, sdk_handler};
 use testbed::http::{Browser, Response};
 use testbed::need::Need;
 use testbed::php::Script;
@@ -29,6 +29,7 @@ fn main() {
         case("the_dynamodb_proxy_cuts_before_or_after_it_is_done", dynalite, proxy_cuts),
         case("the_dynamodb_proxy_hangs_before_or_after_it_is_done", dynalite, proxy_hangs),
         case("the_dynamodb_proxy_has_its_own_clock_or_none", dynalite, proxy_clock),
+        case("dynamodb_speaks_tls_to_who_knows_its_authority", &[Need::Dynalite, Need::Php], tls),
     ];
     for (program, need) in [(Program::Dynalite, Need::Dynalite), (Program::Local, Need::DynamoDbLocal)] {
         let mut on = |name: &str, needs: &[Need], run: fn(&'static Engine)| {
@@ -277,6 +278,18 @@ fn proxy_clock() {
     proxy.hide_clock();
     assert_eq!(scan().header("date"), None);
     assert_eq!(table.scan().len(), 1);
+}
+
+fn tls() {
+    let tls = Tls::before(Engine::shared(Program::Dynalite).port());
+    let fetch = |authority: &str| {
+        let ssl = format!("stream_context_create(['ssl' => ['cafile' => '{authority}']])");
+        let code = format!("echo @file_get_contents('{}', false, {ssl}) ?: 'refused';", tls.endpoint());
+        Script::new(code).run().ok()
+    };
+    let healthy = fetch(&tls.authority().display().to_string());
+    assert!(healthy.starts_with("healthy: dynamodb"), "{healthy}");
+    assert_eq!(fetch("/etc/ssl/certs/ca-certificates.crt"), "refused");
 }
 
 /// A script whose sessions go through the twin.
