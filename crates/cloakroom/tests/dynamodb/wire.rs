@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use cloakroom::{Access, Billed, Change, Settings, Store, Unknown};
-use testbed::dynamodb::{Fault, Program};
+use cloakroom::{Access, Billed, Change, Environment, Settings, Store, Unknown};
+use testbed::dynamodb::{Fault, Program, Tls};
 use testbed::suite::{Case, case};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store, store_with};
 use crate::{DYNALITE, LOCAL, Proxied, Sessions, key, proxied};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("a_connection_that_died_of_idleness_is_replaced_quietly", a_dead_connection),
         proxied("what_is_throttled_or_fails_is_asked_again", asked_again),
         proxied("the_service_s_clock_counts_in_signatures_and_expiry", another_time),
+        proxied("requests_go_over_tls_to_whom_the_authority_vouches_for", over_tls),
         proxied("requests_are_sent_from_inside_another_runtime", inside_another_runtime),
         case("dynalite: the_bill_says_what_each_kind_of_request_cost", DYNALITE, || bill(Program::Dynalite)),
         case("AWS's own engine: the_bill_says_what_each_kind_of_request_cost", LOCAL, || {
@@ -126,6 +127,34 @@ fn another_time(proxied: &Proxied) {
     assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
     // Another host's clock goes right: for it the session is long-lived.
     assert_eq!(read(store(&proxied.direct).as_mut(), &id("abc")).unwrap(), b"n|i:1;");
+}
+
+fn over_tls(proxied: &Proxied) {
+    let tls = Tls::before(proxied.proxy.port());
+    let authority = tls.authority().display().to_string();
+    let save_path = proxied.save_path.replace(&proxied.proxy.endpoint(), &tls.endpoint());
+    let bundle = [("AWS_CA_BUNDLE", authority.as_str())].into_iter().collect();
+    for (save_path, environment) in
+        [(format!("{save_path}&cafile={authority}"), Environment::default()), (save_path.clone(), bundle)]
+    {
+        proxied.proxy.reset_counts();
+        let mut worker = store_with(&save_path, Settings { environment, ..Settings::default() });
+        for _ in 0..3 {
+            put(worker.as_mut(), &id("abc"), b"n|i:1;");
+            assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
+        }
+        assert_eq!((proxied.proxy.connections(), worker.counters().connects), (1, 1));
+        // A connection that died of idleness.
+        proxied.proxy.hang_up();
+        assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
+        assert_eq!(worker.counters().connects, 2);
+    }
+    let error = store(&save_path).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    assert_eq!(
+        error.to_string().replace(&save_path.replace("secret", "***"), "URL"),
+        "cannot lock the session: DynamoDB cannot be reached: its certificate is not trusted: UnknownIssuer (store URL)\n\
+         hint: name the authority that signed it with cafile= or AWS_CA_BUNDLE, or install ca-certificates"
+    );
 }
 
 /// Where a program drives futures, it must not be blocked by us; where it does it all the same, that is no reason to fail.
