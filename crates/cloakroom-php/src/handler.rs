@@ -338,17 +338,17 @@ impl Handler {
     /// Opens the session as the settings and the caller ask, and says whether it is known.
     fn lock_and_read(&mut self, id: &SessionId, unknown: Unknown, caller: Caller) -> Result<bool> {
         self.close()?;
-        let config = self.config()?.clone();
+        let &Config { lock, lock_wait, on_lock_timeout, .. } = self.config()?;
         let access = if caller.read_and_close {
             Access::ReadOnly
-        } else if config.lock {
-            Access::Exclusive { wait: config.lock_wait, unknown }
+        } else if lock {
+            Access::Exclusive { wait: lock_wait, unknown }
         } else {
             Access::Unlocked
         };
-        let by = self.deadline(config.lock_wait)?;
+        let by = self.deadline(lock_wait)?;
         let ((opened, packed), without_lock) = match self.open_record(id, access, by) {
-            Err(busy) if busy.kind() == ErrorKind::LockBusy && reads_on(config.on_lock_timeout, caller) => {
+            Err(busy) if busy.kind() == ErrorKind::LockBusy && reads_on(on_lock_timeout, caller) => {
                 let by = self.deadline(Duration::ZERO)?;
                 (self.open_record(id, Access::ReadOnly, by)?, Some(busy.to_string()))
             }
@@ -359,7 +359,8 @@ impl Handler {
         if !known && unknown == Unknown::Refuse && matches!(hold, Hold::ReadOnly | Hold::Unlocked(_)) {
             return Ok(false);
         }
-        let renewing = renewal.map(|renewal| self.renewer.begin(renewal, &config.store));
+        let settings = self.config.as_ref().map(|config| &config.store);
+        let renewing = renewal.zip(settings).map(|(renewal, settings)| self.renewer.begin(renewal, settings));
         self.held = Some(Held {
             id: id.clone(),
             unread: Some(record),
@@ -463,15 +464,15 @@ impl Handler {
 
     /// Changes a session that is not open: locks it for the change alone. `expected` is what it must still hold.
     fn change_unopened(&mut self, id: &SessionId, change: Change<'_>, expected: Option<Seen>) -> Result<()> {
-        let config = self.config()?.clone();
-        let by = self.deadline(config.lock_wait)?;
-        let access = match config.lock {
-            true => Access::Exclusive { wait: config.lock_wait, unknown: Unknown::Lock },
+        let &Config { lock, lock_wait, .. } = self.config()?;
+        let by = self.deadline(lock_wait)?;
+        let access = match lock {
+            true => Access::Exclusive { wait: lock_wait, unknown: Unknown::Lock },
             false => Access::Unlocked,
         };
         let opened = self.stores.store()?.open(id, access, by).map_err(|error| self.stores.failed(error))?;
         let found = opened.record.as_ref().map(|record| record.0.as_slice());
-        if config.lock && expected.is_some_and(|expected| !expected.is(found)) {
+        if lock && expected.is_some_and(|expected| !expected.is(found)) {
             self.commit(id, opened.hold, Change::Keep, None)?;
             let what = "another request changed the session after this one had written it";
             let error = Error::new(ErrorKind::LockLost, what)
