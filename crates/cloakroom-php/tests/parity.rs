@@ -6,8 +6,11 @@
 // A test stops at the first thing that is not as expected.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod place;
+
 use std::path::{Path, PathBuf};
 
+use place::Place;
 use testbed::need::Need;
 use testbed::php::Script;
 use testbed::redis::Redis;
@@ -25,7 +28,7 @@ fn main() {
 fn cases(path: &Path) -> Vec<Case> {
     let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
     let code = std::fs::read_to_string(path).unwrap();
-    let (files, redis, five, six) = (code.clone(), code.clone(), code.clone(), code);
+    let (files, redis, dynamodb, five, six) = (code.clone(), code.clone(), code.clone(), code.clone(), code);
     let needs5 = [Need::Php, Need::Redis, Need::PhpIgbinary, Need::PhpRedis];
     let needs6 = [Need::Php, Need::Redis, Need::PhpRedis6];
     let mut cases = vec![
@@ -41,6 +44,12 @@ fn cases(path: &Path) -> Vec<Case> {
             let server = Redis::start();
             compare(&redis, |script| {
                 script.ini("session.save_handler", "cloakroom").ini("session.save_path", server.native())
+            });
+        }),
+        case(format!("dynamodb: {name}"), &[Need::Php, Need::Dynalite], move || {
+            let place = Place::dynamodb();
+            compare(&dynamodb, |script| {
+                script.ini("session.save_handler", "cloakroom").ini("session.save_path", place.save_path())
             });
         }),
     ];

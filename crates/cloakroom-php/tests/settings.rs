@@ -20,7 +20,7 @@ fn main() {
             &[Need::Php],
             environment_names_the_store,
         ),
-        case("no_secret_is_printed", &[Need::Php, Need::Redis], no_secret_is_printed),
+        case("no_secret_is_printed", &[Need::Php, Need::Redis, Need::Dynalite], no_secret_is_printed),
         case(
             "a_value_comes_from_the_environment_or_a_file",
             &[Need::Php, Need::Redis],
@@ -116,6 +116,7 @@ fn environment_names_the_store() {
 
 fn no_secret_is_printed() {
     let server = testbed::redis::Redis::with(&["--requirepass", "s3cr3t-one"]);
+    let engine = testbed::dynamodb::Engine::dynalite();
     let address = server.address();
     let code = "session_id(ID);
         session_start();
@@ -132,6 +133,15 @@ fn no_secret_is_printed() {
         // Through the environment, because PHP prints session.save_path in messages of its own.
         let ran = place::script("env:STORE", code).env("STORE", &save_path).run();
         assert!(ran.stdout.contains("redis://:***@127.0.0.1"), "{ran}");
+        assert!(!ran.to_string().contains("s3cr3t"), "{ran}");
+    }
+    for save_path in [
+        "dynamodb://AKIDEXAMPLE:s3cr3t-four@eu-west-1/sessions?endpoint=http://127.0.0.1:1".to_owned(),
+        // The engine refuses what has no table.
+        format!("dynamodb://AKIDEXAMPLE:s3cr3t-five@eu-west-1/nowhere?endpoint={}", engine.endpoint()),
+    ] {
+        let ran = place::script("env:STORE", code).env("STORE", &save_path).run();
+        assert!(ran.stdout.contains("dynamodb://AKIDEXAMPLE:***@eu-west-1/"), "{ran}");
         assert!(!ran.to_string().contains("s3cr3t"), "{ran}");
     }
     let refused =
