@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("an_instance_s_role_signs_and_is_asked_once", an_instance_signs),
         proxied("a_web_identity_signs", a_web_identity_signs),
         proxied("credentials_that_were_rotated_are_read_again", rotated),
+        proxied("credentials_that_were_changed_in_a_file_are_read_again", rotated_in_a_file),
         proxied("credentials_that_expire_soon_are_asked_for_again", expiring),
         proxied("who_has_no_credentials_is_told_where_they_were_looked_for", no_credentials),
         proxied("a_metadata_service_that_is_silent_costs_no_more_than_the_deadline", silent_metadata),
@@ -313,6 +314,28 @@ fn rotated(proxied: &Proxied) {
         assert_eq!((proxied.proxy.count("GetItem"), service.seen().len()), (2, 3), "{refusal}");
         proxied.proxy.forward();
     }
+}
+
+/// Somebody writes others into the file while workers run.
+fn rotated_in_a_file(proxied: &Proxied) {
+    let directory = TempDir::new();
+    let write = |key: &str| {
+        let keys = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = s\n");
+        directory.write("credentials", keys);
+    };
+    write("AKIDOLD");
+    let file = directory.path().join("credentials").display().to_string();
+    let more = [("AWS_REGION", "eu-west-1"), ("AWS_SHARED_CREDENTIALS_FILE", file.as_str())];
+    let mut worker = worker(&bare(proxied), &more);
+    put(worker.as_mut(), &id("abc"), b"n|i:1;");
+    assert_eq!(signer(proxied).0, "AKIDOLD");
+    write("AKIDNEW");
+    proxied.proxy.decide(|seen| match seen.header("authorization").unwrap().contains("=AKIDOLD/") {
+        true => Fault::refuse("UnrecognizedClientException", "no more"),
+        false => Fault::None,
+    });
+    assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
+    assert_eq!((signer(proxied).0.as_str(), worker.counters().retries), ("AKIDNEW", 1));
 }
 
 /// Those of the service are over already: AWS's own client and ours ask before each use, and go on with what there is.
