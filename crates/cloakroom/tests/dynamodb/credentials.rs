@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("a_web_identity_signs", a_web_identity_signs),
         proxied("credentials_that_were_rotated_are_read_again", rotated),
         proxied("credentials_that_were_changed_in_a_file_are_read_again", rotated_in_a_file),
+        proxied("who_refuses_credentials_is_quoted", failing),
         proxied("credentials_that_expire_soon_are_asked_for_again", expiring),
         proxied("who_has_no_credentials_is_told_where_they_were_looked_for", no_credentials),
         proxied("a_metadata_service_that_is_silent_costs_no_more_than_the_deadline", silent_metadata),
@@ -281,6 +282,47 @@ fn a_web_identity_signs(proxied: &Proxied) {
     assert!(asked.body.contains("WebIdentityToken=the-pod-s-token"), "{asked:?}");
 }
 
+/// Who should give credentials refuses, or talks nonsense.
+fn failing(proxied: &Proxied) {
+    let denied = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+                  <Code>AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>\
+                  </ErrorResponse>";
+    let directory = TempDir::new();
+    directory.write("jwt", "the-pod-s-token");
+    let file = directory.path().join("jwt").display().to_string();
+    let said = "AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity";
+    for (status, body, by_sts, by_container) in [
+        (403, denied, said, "Non-success status from HTTP credential provider: StatusCode(403)"),
+        (
+            500,
+            "sesame",
+            "error parsing XML",
+            "Non-success status from HTTP credential provider: StatusCode(500)",
+        ),
+        (200, "sesame", "error parsing XML", "invalid JSON in response"),
+    ] {
+        let service = Service::start(move |_| (status, "text/xml", body.to_owned()));
+        let endpoint = service.endpoint();
+        let pod = [
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_ENDPOINT_URL_STS", endpoint.as_str()),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", file.as_str()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/web"),
+        ];
+        let task = [("AWS_REGION", "eu-west-1"), ("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.as_str())];
+        for (more, why) in [(&pod[..], by_sts), (&task[..], by_container)] {
+            let mut worker = worker(&bare(proxied), more);
+            let error = worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+            let text = error.to_string();
+            let begin = format!("cannot read the session: no AWS credentials were given: {why}");
+            assert!(text.starts_with(&begin), "{status}: {text}");
+            assert!(text.contains("\nhint: the first that has any is asked: "), "{text}");
+            assert!(!text.contains("sesame") && !text.contains("the-pod"), "{text}");
+        }
+    }
+}
+
 /// A service that gives other credentials each time.
 fn rotating(expiration: &'static str) -> Service {
     let times = AtomicUsize::new(0);
@@ -398,6 +440,13 @@ fn silent_metadata(proxied: &Proxied) {
          hint: the metadata service of the instance or container, or a program of the profile, does not answer: let it, or set \
          AWS_EC2_METADATA_DISABLED=true where there is none"
     );
+    // A program that hangs.
+    let directory = TempDir::new();
+    let config = program(&directory, "exec sleep 3");
+    let hanging = Settings { environment: environment(&[("AWS_CONFIG_FILE", &config)]), ..impatient.clone() };
+    let error = store_with(&save_path, hanging).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains(": no AWS credentials were given in time (store "), "{error}");
     // It is asked for the region as well, where nobody names one.
     let save_path = bare(proxied);
     let error = store_with(&save_path, impatient).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();

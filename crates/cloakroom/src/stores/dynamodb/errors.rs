@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::error::{ErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::client::Refused;
@@ -258,7 +258,15 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 
 /// What an error comes from.
 fn deepest(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map_or_else(String::new, |last| shortened(&last.to_string()))
+    let said = |refusal: &ErrorMetadata| {
+        format!(
+            "{}: {}",
+            refusal.code().unwrap_or("an error"),
+            refusal.message().unwrap_or("nothing is said")
+        )
+    };
+    let last = chain(error).last().unwrap_or(error);
+    shortened(&last.downcast_ref().map_or_else(|| last.to_string(), said))
 }
 
 /// The first part of a text of others, on one line.
