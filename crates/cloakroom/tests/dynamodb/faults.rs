@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use cloakroom::{Access, Change, Committed, Deadline, ErrorKind, Outcome, Settings, Store, Unknown};
+use nix::sys::signal::Signal;
 use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
-use testbed::wait_until;
+use testbed::{TempDir, wait_until};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, start, store, worker};
 use crate::{LIMIT, Proxied, key, proxied};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -18,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("a_commit_that_cannot_be_repeated_is_unknown", a_commit_that_cannot_be_repeated_is_unknown),
         proxied("a_commit_overtaken_after_a_cut_is_unknown", a_commit_overtaken_after_a_cut_is_unknown),
         proxied("a_service_that_is_silent_is_left_in_time", silence),
+        proxied("a_worker_that_is_interrupted_goes_on", interrupted),
         proxied("a_silence_after_a_refusal_tells_the_refusal", silence_after_words),
         proxied("a_silent_connection_is_not_used_again", another_connection),
     ]
@@ -180,6 +182,22 @@ fn silence(proxied: &Proxied) {
         proxied.proxy.forward();
         proxied.table.delete(&key("abc"));
     }
+}
+
+/// Whoever is stopped and goes on finds its system calls interrupted.
+fn interrupted(proxied: &Proxied) {
+    let directory = TempDir::new();
+    let process = start(&mut worker(&["hammer", &proxied.save_path, "abc", "30"]), directory.path());
+    while process.running() {
+        for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
+            process.signal(signal);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    let record = read(store(&proxied.direct).as_mut(), &id("abc"));
+    assert_eq!(record.as_deref(), Some(&b"n|i:30;"[..]), "{}", process.log());
+    assert!(proxied.proxy.count("UpdateItem") >= 60);
+    none_of_it_is_locked(proxied, "abc");
 }
 
 /// A table without capacity, and then not even that answer.
