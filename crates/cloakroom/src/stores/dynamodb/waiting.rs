@@ -30,6 +30,10 @@ use crate::{Deadline, Error, ErrorKind, Opened, Result, SessionId, Unknown};
 const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_millis(150);
 
+/// Who has waited for so long looks as often as those who came a moment ago, or they would always be there first.
+const LONG: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_millis(25);
+
 /// How far apart the clocks of hosts are, at most.
 const APART: Duration = Duration::from_secs(60);
 
@@ -168,7 +172,11 @@ impl DynamoDb {
         if waiter.looks > 0 && waiter.company.is_none() {
             self.join(held, waiter, by)?;
         }
-        std::thread::sleep(waiter.pause.about(waiter.longest).min(waiter.until.remaining()));
+        let longest = match waiter.since {
+            Some(since) if since.elapsed() > LONG => SOON,
+            _ => waiter.longest,
+        };
+        std::thread::sleep(waiter.pause.about(longest).min(waiter.until.remaining()));
         waiter.longest = waiter.longest.mul_f64(1.4).min(LONGEST);
         waiter.looks += 1;
         Ok(match self.client.get(Purpose::Wait, &held.key, Some(LOCK_STATE), true, by)? {
