@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use cloakroom::{Access, Change, Committed, Deadline, ErrorKind, Outcome, Settings, Store, Unknown};
 use nix::sys::signal::Signal;
-use testbed::dynamodb::{Fault, Proxy};
-use testbed::suite::Case;
+use testbed::dynamodb::{Fault, Program, Proxy};
+use testbed::suite::{Case, case};
 use testbed::{TempDir, wait_until};
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, start, store, worker};
-use crate::{LIMIT, Proxied, key, proxied};
+use crate::{DYNALITE, LIMIT, Proxied, key, proxied};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("a_commit_overtaken_after_a_cut_is_unknown", a_commit_overtaken_after_a_cut_is_unknown),
         proxied("a_service_that_is_silent_is_left_in_time", silence),
         proxied("a_worker_that_is_interrupted_goes_on", interrupted),
+        case("what_was_not_sent_was_not_applied", DYNALITE, what_was_not_sent),
         proxied("a_silence_after_a_refusal_tells_the_refusal", silence_after_words),
         proxied("a_silent_connection_is_not_used_again", another_connection),
     ]
@@ -182,6 +183,20 @@ fn silence(proxied: &Proxied) {
         proxied.proxy.forward();
         proxied.table.delete(&key("abc"));
     }
+}
+
+/// The service is gone, and the worker still has a connection to it.
+fn what_was_not_sent() {
+    let Proxied { proxy, table, save_path, direct } = Proxied::on(Program::Dynalite);
+    put(store(&direct).as_mut(), &id("abc"), b"n|i:1;");
+    let mut worker = store(&save_path);
+    let (_, hold) = lock(worker.as_mut(), &id("abc"));
+    drop(proxy);
+    let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Refused), "{error}");
+    assert!(error.to_string().contains("cannot be reached: Connection refused"), "{error}");
+    assert_eq!(worker.counters().exchanges, 1);
+    assert_eq!(table.get(&key("abc")).unwrap()["data"]["S"], "n|i:1;");
 }
 
 /// Whoever is stopped and goes on finds its system calls interrupted.

@@ -1,5 +1,6 @@
 //! Everything that DynamoDB, the network or a configuration can refuse: who must act, what, where, and how.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use cloakroom::{Access, Change, Deadline, Environment, Error, ErrorKind, Outcome, Settings};
@@ -311,6 +312,18 @@ fn nobody_there() {
     assert_eq!(
         told(&error, &save_path),
         "cannot lock the session: DynamoDB cannot be reached: Connection refused (os error 111) (store URL)\n\
+         hint: check that endpoint= in session.save_path is right and its server runs"
+    );
+    // Connecting ends with the handshake.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let save_path =
+        format!("dynamodb://key:secret@local/sessions?endpoint=https://{}", silent.local_addr().unwrap());
+    let impatient = Settings { connect_timeout: Duration::from_millis(100), ..Settings::default() };
+    let error = open(&save_path, impatient);
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Refused));
+    assert_eq!(
+        told(&error, &save_path),
+        "cannot lock the session: DynamoDB cannot be reached: connecting took too long (store URL)\n\
          hint: check that endpoint= in session.save_path is right and its server runs"
     );
     // Whatever this host's resolver says of it, and however long it takes for that.

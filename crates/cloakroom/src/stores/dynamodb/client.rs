@@ -171,7 +171,12 @@ impl Client {
         let by = by.within(if connected { time } else { connecting + time });
         let engine = self.engine(by)?;
         let answer = engine.run(by, request);
-        let (reached, foreign) = (engine.reached(), engine.foreign());
+        let (mut reached, foreign) = (engine.reached(), engine.foreign());
+        if let Some(Err(failure)) = &answer
+            && errors::never_connected(failure)
+        {
+            reached = Reached::Signed;
+        }
         if let Reached::Sent { connected } = reached {
             self.tally(|tally| tally.sent(purpose, connected));
         }

@@ -124,8 +124,14 @@ impl Engine {
     ) -> Option<T> {
         *locked(&self.course) = Course::default();
         let Driven { sdk, runtime, .. } = self.driven.as_ref()?;
-        let answer =
-            drive(runtime, || async move { tokio::time::timeout(by.remaining(), request(sdk)).await.ok() });
+        let noticing = async move || {
+            // Nothing was driven since the last request: first the runtime hears what became of its connection, then the
+            // connection does. One that has ended is not sent over.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            request(sdk).await
+        };
+        let answer = drive(runtime, || in_time(by, noticing()));
         if answer.is_none()
             && let Some(connection) = self.used()
         {
