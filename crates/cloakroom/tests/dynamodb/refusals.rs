@@ -269,10 +269,11 @@ fn nothing_is_told(proxied: &Proxied) {
         Fault::HangAfter,
         Fault::Refuse(404, String::new(), "sesame-17".into()),
     ];
-    for fault in faults {
-        proxied.table.delete(&key("abc"));
-        put(store(&proxied.direct).as_mut(), &id("abc"), session);
-        let (_, hold) = lock_at_once(proxied.worker().as_mut(), &id("abc"));
+    for (number, fault) in faults.into_iter().enumerate() {
+        // One each: what nobody waits for any more may still be on its way to the engine.
+        let id = id(&format!("abc{number}"));
+        put(store(&proxied.direct).as_mut(), &id, session);
+        let (_, hold) = lock_at_once(proxied.worker().as_mut(), &id);
         let mut worker = store_with(&save_path, settings.clone());
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
@@ -286,11 +287,11 @@ fn nothing_is_told(proxied: &Proxied) {
                 source = error.source();
             }
         };
-        if let Err(error) = worker.commit(&id("abc"), hold, Change::Write(session, LIFETIME), by()) {
+        if let Err(error) = worker.commit(&id, hold, Change::Write(session, LIFETIME), by()) {
             keep(error);
         }
         for access in [Access::ReadOnly, EXCLUSIVE] {
-            if let Err(error) = worker.open(&id("abc"), access, by()) {
+            if let Err(error) = worker.open(&id, access, by()) {
                 keep(error);
             }
         }
