@@ -4,6 +4,7 @@
 //! one awaited exchange on the wire wherever the engine's protocol allows it.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::Add;
@@ -373,7 +374,7 @@ pub struct Settings {
     /// When an unchanged session's life is prolonged, for the stores where that is a command of its own.
     pub refresh: Refresh,
     /// PHP's `session.name`, for the stores whose native handler puts it into keys.
-    pub session_name: String,
+    pub session_name: Cow<'static, str>,
     /// What a store's own chain of settings and credentials looks at (AWS's).
     pub environment: Environment,
 }

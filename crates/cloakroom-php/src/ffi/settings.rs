@@ -40,8 +40,6 @@ pub(super) fn config(native: Option<&Native>) -> Result<Config> {
             None => {
                 let mut config = Config::read(ini)?;
                 config.store.environment = environment().clone();
-                // Told at each open instead; a copy of it for each session would cost more than all other settings.
-                config.store.session_name = String::new();
                 config
             }
         };

@@ -112,7 +112,7 @@ impl fmt::Debug for DynamoDb {
 impl DynamoDb {
     /// A store with these options; nothing is connected yet.
     pub fn new(options: Options, settings: Settings) -> Self {
-        let session_name = options.session_name.clone().unwrap_or_else(|| settings.session_name.clone());
+        let session_name = options.session_name.clone().unwrap_or_else(|| settings.session_name.to_string());
         DynamoDb { client: Client::new(Arc::new(options), settings), session_name, orphans: Vec::new() }
     }
 
