@@ -198,8 +198,8 @@ fn table_went_away(engine: &Engine, _table: &Table, place: &Place) {
     engine.restart();
     late.say("go on");
     let ran = late.finish();
-    // What was sent on the connection that ended with the server got no answer.
-    assert_eq!(ran.stdout, "holding unknown", "{ran}");
+    // Unknown where it was sent before the end of the connection was noticed: it got no answer there.
+    assert!(["holding refused", "holding unknown"].contains(&ran.stdout.as_str()), "{ran}");
     assert_eq!(our_warnings(&ran), 1, "{ran}");
     let said = format!("there is no table {TABLE} in eu-west-1");
     assert!(ran.stderr.contains(&said) && ran.stderr.contains("cloakroom create"), "{ran}");
