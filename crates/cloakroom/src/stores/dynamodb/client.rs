@@ -171,12 +171,7 @@ impl Client {
         let by = by.within(if connected { time } else { connecting + time });
         let engine = self.engine(by)?;
         let answer = engine.run(by, request);
-        let (mut reached, foreign) = (engine.reached(), engine.foreign());
-        if let Some(Err(failure)) = &answer
-            && errors::never_connected(failure)
-        {
-            reached = Reached::Signed;
-        }
+        let (reached, foreign) = (engine.reached(), engine.foreign());
         if let Reached::Sent { connected } = reached {
             self.tally(|tally| tally.sent(purpose, connected));
         }

@@ -244,11 +244,6 @@ impl Cause {
     }
 }
 
-/// Whether a connection was not made at last: one that had died of idleness before took nothing of the request.
-pub(super) fn never_connected(error: &(dyn StdError + 'static)) -> bool {
-    chain(error).any(|error| error.to_string() == "client error (Connect)")
-}
-
 /// An error and what underlies it, the errors in those of the system included.
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| match error.downcast_ref::<std::io::Error>() {
