@@ -55,12 +55,13 @@ fn the_lock_of_a_killed_worker_is_free_after_its_lease(subject: &dyn Subject) {
 }
 
 fn a_lock_is_kept_beyond_its_lease_by_renewing_it(subject: &dyn Subject) {
-    let (mut holder, mut other) = (subject.worker_with(short()), subject.worker());
+    let short = Settings { lease: short().lease * subject.slowness(), ..short() };
+    let (mut holder, mut other) = (subject.worker_with(short.clone()), subject.worker());
     let opened = holder.open(&id("abc"), EXCLUSIVE, soon()).unwrap();
     let mut renewal = opened.renewal.expect("a lease that can be renewed");
-    assert!(renewal.every < short().lease, "a renewal every {:?} comes too late", renewal.every);
+    assert!(renewal.every < short.lease, "a renewal every {:?} comes too late", renewal.every);
     std::thread::scope(|scope| {
-        let beyond = Access::Exclusive { wait: 3 * short().lease, unknown: Unknown::Lock };
+        let beyond = Access::Exclusive { wait: 3 * short.lease, unknown: Unknown::Lock };
         let other = scope.spawn(move || other.open(&id("abc"), beyond, soon()).map(|opened| opened.record));
         while !other.is_finished() {
             (renewal.renew)(soon()).unwrap();

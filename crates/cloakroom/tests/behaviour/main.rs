@@ -30,6 +30,11 @@ pub(crate) trait Subject: Send + Sync {
     /// Whether nothing at all is stored.
     fn is_empty(&self) -> bool;
 
+    /// How many times slower it is than the others: its races are as much shorter.
+    fn slowness(&self) -> u32 {
+        1
+    }
+
     /// The store of one more worker.
     fn worker(&self) -> Box<dyn Store> {
         worker::store(&self.save_path())

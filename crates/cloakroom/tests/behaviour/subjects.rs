@@ -347,6 +347,7 @@ impl Subject for SaslServer {
 
 /// A table of an engine that all cases share.
 struct Items {
+    program: Program,
     table: Table,
     save_path: String,
 }
@@ -356,9 +357,13 @@ impl Items {
         static CASES: AtomicU32 = AtomicU32::new(0);
         let engine = Engine::shared(program);
         let table = engine.create_table(&format!("case{}", CASES.fetch_add(1, Ordering::Relaxed)), "id");
-        let save_path =
-            format!("dynamodb://key:secret@local/{}?endpoint={}", table.name(), engine.endpoint());
-        Items { table, save_path }
+        // They take their time on a busy machine.
+        let save_path = format!(
+            "dynamodb://key:secret@local/{}?endpoint={}&timeout=10&read_timeout=20",
+            table.name(),
+            engine.endpoint()
+        );
+        Items { program, table, save_path }
     }
 }
 
@@ -375,6 +380,13 @@ impl Subject for Items {
 
     fn is_empty(&self) -> bool {
         self.table.scan().is_empty()
+    }
+
+    fn slowness(&self) -> u32 {
+        match self.program {
+            Program::Dynalite => 2,
+            Program::Local => 5,
+        }
     }
 }
 
