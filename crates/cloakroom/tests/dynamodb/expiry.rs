@@ -1,5 +1,7 @@
 //! What DynamoDB deletes by itself, and what it does not: only AWS's own engine does.
 
+use std::time::Duration;
+
 use cloakroom::{Change, Settings, Store};
 use serde_json::json;
 use testbed::dynamodb::Program;
@@ -18,23 +20,24 @@ pub(crate) fn cases() -> Vec<Case> {
 fn deleted(sessions: &Sessions) {
     sessions.table.expire_by("expires");
     let mut store = sessions.worker_with(Settings { lease: 2 * LIMIT, ..Settings::default() });
-    let soon_over = || json!({"N": (now() + 2).to_string()});
-    for session in ["expires", "locked", "renewed"] {
-        sessions
-            .table
-            .put(json!({"id": {"S": key(session)}, "data": {"S": "n|i:1;"}, "expires": soon_over()}));
+    let mut renewing =
+        sessions.worker_with(Settings { lease: Duration::from_secs(6), ..Settings::default() });
+    // The first request of a worker takes longest.
+    assert!(!store.exists(&id("any"), soon()).unwrap() && !renewing.exists(&id("any"), soon()).unwrap());
+    let soon_over = json!({"N": (now() + 10).to_string()});
+    for session in ["locked", "renewed", "expires"] {
+        sessions.table.put(json!({"id": {"S": key(session)}, "data": {"S": "n|i:1;"}, "expires": soon_over}));
     }
     let (record, hold) = lock(store.as_mut(), &id("locked"));
     assert_eq!(record.unwrap(), b"n|i:1;");
-    // A short lease, which is renewed.
-    let mut renewing = sessions.worker_with(short());
+    // This lease would be over before the engine looks, and is renewed.
     let renewed = renewing.open(&id("renewed"), crate::worker::EXCLUSIVE, soon()).unwrap();
     let mut renew = renewed.renewal.unwrap().renew;
     // Its worker dies.
     lock(sessions.worker_with(short()).as_mut(), &id("begun"));
     // So does a waiter's.
     sessions.table.put(json!({
-        "id": {"S": format!("{}_WAITING", key("waiting"))}, "expires": soon_over(),
+        "id": {"S": format!("{}_WAITING", key("waiting"))}, "expires": soon_over,
         "0123456789abcdef0123456789abcdef": {"N": "1"},
     }));
     let is_there = |key: &str| sessions.table.get(key).is_some();
