@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 /// How long the record lives should this command be killed before it deletes it.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// Enough for one step with every timeout of [`Settings`] used up.
+/// Enough for one step with every timeout of [`cloakroom::Settings`] used up.
 const STEP: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
