@@ -1,5 +1,7 @@
 //! `cloakroom create`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use testbed::dynamodb::{Engine, Program, Table};
 use testbed::suite::{Case, case};
@@ -15,6 +17,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("ttl_is_switched_on_where_it_is_off", LOCAL, completed),
         case("a_table_of_another_shape_is_a_problem_and_stays", DYNALITE, another_shape),
         case("ttl_by_another_attribute_is_a_problem_and_stays", LOCAL, another_ttl),
+        case("a_table_that_is_being_deleted_is_waited_for_and_created_anew", DYNALITE, being_deleted),
+        case("a_table_that_is_not_ready_in_time_is_told", DYNALITE, not_ready),
         case("what_was_created_is_told_as_json", DYNALITE, json_tells),
         case("other_stores_have_nothing_to_create", &[], other_stores),
         case("one_kind_of_units_alone_is_wrong_usage", &[], one_kind),
@@ -174,6 +178,27 @@ fn another_ttl() {
     );
     cloakroom(&["create", &url]).is(1, "", &expected);
     assert_eq!(ttl(engine, table.name())["AttributeName"], "until");
+}
+
+fn being_deleted() {
+    let engine = Engine::slow_dynalite(Duration::ZERO, Duration::from_secs(1));
+    let table = engine.create_table("sessions", "id");
+    table.call("DeleteTable", json!({}));
+    let ran = cloakroom(&["create", &url(&engine.endpoint(), "sessions"), "--wait", "60"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("\ncreated the table sessions, paid per request\n"), "{}", ran.stdout);
+    assert_eq!(described(&engine, "sessions")["TableStatus"], "ACTIVE");
+}
+
+fn not_ready() {
+    let engine = Engine::slow_dynalite(Duration::from_secs(3600), Duration::ZERO);
+    let url = url(&engine.endpoint(), "sessions");
+    let expected = format!(
+        "error: the table is not ready yet: it is CREATING (store {})\n\
+         hint: do the same again: it goes on where this stopped\n",
+        masked(&url)
+    );
+    cloakroom(&["create", &url, "--wait", "8"]).is(1, "", &expected);
 }
 
 fn json_tells() {
