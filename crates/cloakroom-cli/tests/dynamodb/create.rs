@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use testbed::dynamodb::{Engine, Program, Table};
 use testbed::suite::{Case, case};
 
-use crate::{DYNALITE, LOCAL, cloakroom, fresh, masked, url};
+use crate::{DYNALITE, LOCAL, Ran, cloakroom, command, fresh, masked, url};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -20,6 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_table_that_is_being_deleted_is_waited_for_and_created_anew", DYNALITE, being_deleted),
         case("a_table_that_is_not_ready_in_time_is_told", DYNALITE, not_ready),
         case("what_was_created_is_told_as_json", DYNALITE, json_tells),
+        case("the_table_of_the_environment_is_created", DYNALITE, detected),
         case("other_stores_have_nothing_to_create", &[], other_stores),
         case("one_kind_of_units_alone_is_wrong_usage", &[], one_kind),
         case("an_engine_that_is_down_creates_nothing", &[], down),
@@ -204,7 +205,7 @@ fn not_ready() {
 fn json_tells() {
     let (engine, table) = (Engine::shared(Program::Dynalite), fresh());
     let url = url(&engine.endpoint(), &table);
-    let told = |ran: crate::Ran| serde_json::from_str::<Value>(&ran.stdout).unwrap();
+    let told = |ran: Ran| serde_json::from_str::<Value>(&ran.stdout).unwrap();
     for created in [true, false] {
         let expected = json!({
             "store": masked(&url), "table": table, "created": created, "ttl": null, "ttl_switched_on": false,
@@ -216,9 +217,15 @@ fn json_tells() {
 fn other_stores() {
     let expected = "nothing to create: only DynamoDB has tables (store redis://:***@h)\n";
     cloakroom(&["create", "redis://:s3cr3t@h"]).is(0, expected, "");
-    let expected = "error: no table is named\n\
-                    hint: write dynamodb://region/table: no environment names one by itself\n";
-    cloakroom(&["create", "auto"]).is(1, "", expected);
+}
+
+fn detected() {
+    let url = url(&Engine::shared(Program::Dynalite).endpoint(), &fresh());
+    let named = |arguments: &[&str]| Ran::of(command(arguments).env("SESSION_STORE_URL", &url));
+    let ran = named(&["create", "auto"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("\ncreated the table "), "{}", ran.stdout);
+    assert_eq!(named(&["iam", "auto"]).stdout, cloakroom(&["iam", &url]).stdout);
 }
 
 fn one_kind() {
