@@ -14,6 +14,7 @@ use crate::{LIMIT, Sessions, both, key, now, quick};
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
         quick("a_waiter_looks_and_writes_nothing_but_its_place", looks),
+        quick("who_waits_long_for_one_request_looks_seldom", looks_seldom),
         quick("who_comes_and_goes_leaves_the_place_of_others", comes_and_goes),
         quick("a_waiter_that_died_counts_until_its_wait_would_have_ended", dead_waiters),
         quick("a_native_lock_is_broken_only_while_it_is_the_one_that_was_seen", native_lock_broken),
@@ -101,8 +102,7 @@ fn looks(sessions: &Sessions) {
     let mut holder = sessions.worker();
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     let mut waiter = sessions.worker_behind(&proxy);
-    // Time for some looks on a busy machine.
-    let wait = Access::Exclusive { wait: Duration::from_secs(3), unknown: Unknown::Lock };
+    let wait = Access::Exclusive { wait: Duration::from_millis(700), unknown: Unknown::Lock };
     let error = waiter.open(&id("abc"), wait, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
     let mut session = Vec::new();
@@ -121,6 +121,19 @@ fn looks(sessions: &Sessions) {
     let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
     assert_eq!(waiter.open(&id("abc"), at_once, soon()).unwrap_err().kind(), ErrorKind::LockBusy);
     assert_eq!(sessions.table.get(&waiting_key("abc")), None);
+    holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+}
+
+/// Each look costs a read of the whole item.
+fn looks_seldom(sessions: &Sessions) {
+    let proxy = Proxy::to(sessions.engine);
+    let mut holder = sessions.worker();
+    let (_, hold) = lock(holder.as_mut(), &id("abc"));
+    let wait = Access::Exclusive { wait: Duration::from_secs(4), unknown: Unknown::Lock };
+    let error = sessions.worker_behind(&proxy).open(&id("abc"), wait, soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
+    // The pauses before the first eleven are 0.25 s in all, each later one is 75 ms at least.
+    assert!(proxy.count("GetItem") <= 64, "{} looks", proxy.count("GetItem"));
     holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
 }
 
@@ -152,7 +165,7 @@ fn dead_waiters(sessions: &Sessions) {
             "last_waiter": {"S": dead}, dead: {"N": until.to_string()},
         }));
     };
-    let short = Access::Exclusive { wait: Duration::from_secs(2), unknown: Unknown::Lock };
+    let short = Access::Exclusive { wait: Duration::from_millis(500), unknown: Unknown::Lock };
     let busy =
         || sessions.worker_with(settings.clone()).open(&id("abc"), short, soon()).unwrap_err().to_string();
     put_dead((now() + 60) * 1000);
@@ -162,7 +175,7 @@ fn dead_waiters(sessions: &Sessions) {
     assert_eq!(item.as_object().unwrap().len(), 4, "{item}");
     put_dead((now() - 10) * 1000);
     let error = busy();
-    assert!(error.contains("kept the session's lock for longer than 2.0 s"), "{error}");
+    assert!(error.contains("kept the session's lock for longer than 0.5 s"), "{error}");
     assert_eq!(sessions.table.get(&waiting_key("abc")), None);
     holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
 }

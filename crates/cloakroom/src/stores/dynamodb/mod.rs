@@ -28,7 +28,7 @@
 //! | `open`, exclusive | 1 W | UpdateItem: sets `lock` if there is none, and answers the item |
 //! | and the session expires before the lease, or has expired | 1 W more | UpdateItem of `expires` |
 //! | and nothing is stored, with [`Unknown::Refuse`](crate::Unknown) | 1 R more | GetItem, where there is no item; else 1 W, DeleteItem |
-//! | and somebody has it | R after R | GetItem of its lock every 5 to 150 ms, after two seconds every 12 to 25; UpdateItem once it is free |
+//! | and somebody has it | R after R | GetItem of its lock after 5 to 150 ms, ever more seldom while the lock is the same; UpdateItem once it is free |
 //! | and still has it at the second look | 2 W more, of 1 unit | UpdateItem of `<id>_WAITING`; UpdateItem or DeleteItem |
 //! | and its lease is over, or it was left by AWS's handler | 1 W more | UpdateItem, if the lock is still the same |
 //! | [`commit`](Store::commit) | 1 W | UpdateItem or DeleteItem, if `lock` is ours: writes and removes the lock |

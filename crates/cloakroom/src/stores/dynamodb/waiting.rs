@@ -30,7 +30,8 @@ use crate::{Deadline, Error, ErrorKind, Opened, Result, SessionId, Unknown};
 const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_millis(150);
 
-/// Who has waited for so long looks as often as those who came a moment ago, or they would always be there first.
+/// Who has waited for so long and was overtaken looks as often as those who came a moment ago, or they would always be there
+/// first. As long as one request has the session, it looks ever more seldom.
 const LONG: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(25);
 
@@ -52,6 +53,8 @@ struct Waiter {
     looks: u32,
     pause: Pause,
     longest: Duration,
+    /// The lock and the `expires` that it saw last.
+    there: Option<(Option<AttributeValue>, Option<i64>)>,
     watch: Watch,
     /// What was there when it came.
     company: Option<Company>,
@@ -83,6 +86,7 @@ impl DynamoDb {
             looks: 0,
             pause: Pause::new(&held.token, 0),
             longest: FIRST,
+            there: None,
             watch: Watch::default(),
             company: None,
         };
@@ -119,7 +123,10 @@ impl DynamoDb {
             let found = match taken {
                 Taken::Ours(item) => match self.opened(held, item, unknown, by)? {
                     Some(opened) => return Ok(opened),
-                    None => Item::default(),
+                    None => {
+                        at_once = true;
+                        Item::default()
+                    }
                 },
                 Taken::NotThere => return Ok(nothing()),
                 Taken::Held(item) => item,
@@ -172,11 +179,14 @@ impl DynamoDb {
         if waiter.looks > 0 && waiter.company.is_none() {
             self.join(held, waiter, by)?;
         }
-        let longest = match waiter.since {
-            Some(since) if since.elapsed() > LONG => SOON,
-            _ => waiter.longest,
-        };
-        std::thread::sleep(waiter.pause.about(longest).min(waiter.until.remaining()));
+        // AWS's handler's locks are all the same; `expires` is not.
+        let there = (item.lock.clone(), item.expires);
+        let overtaken = waiter.there.as_ref().is_some_and(|before| *before != there);
+        waiter.there = Some(there);
+        if overtaken && waiter.since.is_some_and(|since| since.elapsed() > LONG) {
+            waiter.longest = waiter.longest.min(SOON);
+        }
+        std::thread::sleep(waiter.pause.about(waiter.longest).min(waiter.until.remaining()));
         waiter.longest = waiter.longest.mul_f64(1.4).min(LONGEST);
         waiter.looks += 1;
         Ok(match self.client.get(Purpose::Wait, &held.key, Some(LOCK_STATE), true, by)? {
