@@ -105,15 +105,6 @@ fn a_failed_open_gives_back(proxied: &Proxied) {
         });
         let error = worker.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-        println!(
-            "XX {:?} {error}",
-            proxied
-                .proxy
-                .seen()
-                .iter()
-                .map(|s| (s.operation.clone(), s.body["UpdateExpression"].clone()))
-                .collect::<Vec<_>>()
-        );
         none_of_it_is_locked(proxied, "abc");
         let after = read(store(&proxied.direct).as_mut(), &id("abc"));
         assert_eq!(after.as_deref(), before.map(|bytes| &bytes[..]));

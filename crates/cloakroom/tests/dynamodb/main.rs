@@ -14,6 +14,7 @@ mod looking;
 mod native;
 mod refusals;
 mod service;
+mod storm;
 mod versions;
 mod wire;
 #[path = "../worker/mod.rs"]
@@ -43,6 +44,7 @@ fn main() {
         expiry::cases(),
         wire::cases(),
         faults::cases(),
+        storm::cases(),
         refusals::cases(),
         credentials::cases(),
         docs::cases(),
