@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
 use crate::{Sessions, both, key, now, quick, short};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -20,6 +20,10 @@ pub(crate) fn cases() -> Vec<Case> {
         quick("a_touch_whose_answer_was_lost_is_done", touch_answer_lost),
         quick("a_clock_that_was_wrong_at_the_first_lock_is_made_up_for", wrong_clock),
         quick("where_answers_are_not_dated_leases_end_too", no_dates),
+        quick("an_open_that_cannot_see_whether_it_has_the_lock_leaves_none", not_seen),
+        quick("what_is_written_while_an_expired_session_is_cleared_stays", written_while_cleared),
+        quick("what_is_written_while_a_dead_worker_s_lock_is_taken_over_stays", written_while_taken_over),
+        quick("a_touch_beside_a_native_lock_leaves_what_others_wrote", touched_beside_native),
     ];
     for (name, run) in [
         ("a_new_session_that_is_given_up_leaves_no_item", given_up as fn(&Sessions)),
@@ -123,6 +127,68 @@ fn written_without_the_lock(sessions: &Sessions) {
     assert_eq!(read(other.as_mut(), &id("abc")).unwrap(), b"n|i:3;");
 }
 
+/// Has another write the session without the lock, just before the `update`th UpdateItem arrives.
+fn write_before(sessions: &Sessions, proxy: &Proxy, update: u32) {
+    let (direct, mut updates) = (sessions.save_path.clone(), 0);
+    proxy.decide(move |seen| {
+        updates += u32::from(seen.operation == "UpdateItem");
+        if updates == update && seen.operation == "UpdateItem" {
+            let mut other = store(&direct);
+            let unlocked = other.open(&id("abc"), Access::Unlocked, soon()).unwrap();
+            let change = Change::Write(b"n|i:2;", LIFETIME);
+            other.commit(&id("abc"), unlocked.hold, change, soon()).unwrap();
+        }
+        Fault::None
+    });
+}
+
+fn written_while_cleared(sessions: &Sessions) {
+    let proxy = Proxy::to(sessions.engine);
+    put_expiring(sessions, -5);
+    let mut store = sessions.worker_behind(&proxy);
+    write_before(sessions, &proxy, 2);
+    let (record, hold) = lock(store.as_mut(), &id("abc"));
+    assert_eq!(record.unwrap(), b"n|i:2;");
+    store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+    assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:2;");
+    assert_eq!(item(sessions).as_object().unwrap().len(), 3, "{}", item(sessions));
+}
+
+/// The dead worker's session was written without the lock before, and has expired since.
+fn written_while_taken_over(sessions: &Sessions) {
+    let proxy = Proxy::to(sessions.engine);
+    let past = now() - 60;
+    sessions.table.put(json!({
+        "id": {"S": key("abc")}, "data": {"S": "n|i:1;"}, "expires": {"N": past.to_string()},
+        "lock": {"S": "cloakroom:00112233445566778899aabbccddeeff:web1:4711"},
+        "lock_until": {"N": (past * 1000).to_string()},
+    }));
+    let mut store = sessions.worker_behind(&proxy);
+    write_before(sessions, &proxy, 2);
+    let (record, hold) = lock(store.as_mut(), &id("abc"));
+    assert_eq!(record.unwrap(), b"n|i:2;");
+    store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
+    assert!(expires(&item(sessions)) > now() + 60, "{}", item(sessions));
+    assert_eq!(item(sessions).as_object().unwrap().len(), 3, "{}", item(sessions));
+}
+
+/// What is left there of a lock of ours that the native handler has removed says nothing.
+fn touched_beside_native(sessions: &Sessions) {
+    let put_native = |data: &str| {
+        sessions.table.put(json!({
+            "id": {"S": key("abc")}, "data": {"S": data}, "expires": {"N": (now() + 60).to_string()},
+            "lock": {"N": "1"}, "lock_until": {"N": (now() * 1000).to_string()}, "record_expires": {"N": "-1"},
+        }));
+    };
+    put_native("n|i:1;");
+    let mut store = sessions.worker();
+    let unlocked = store.open(&id("abc"), Access::Unlocked, soon()).unwrap();
+    put_native("n|i:2;");
+    let done = store.commit(&id("abc"), unlocked.hold, Change::Touch(b"n|i:1;", LIFETIME), soon()).unwrap();
+    assert_eq!(done, Committed::Done);
+    assert_eq!(read(store.as_mut(), &id("abc")).unwrap(), b"n|i:2;");
+}
+
 fn renewed(sessions: &Sessions) {
     let mut store = sessions.worker();
     for (seconds, put_off) in [(1440, false), (8, true)] {
@@ -185,6 +251,26 @@ fn answer_lost(sessions: &Sessions) {
             assert!(left.is_none_or(|item| item.as_object().unwrap().len() == 3));
         }
     }
+}
+
+/// The engine does not show whose lock it is, and then may not be asked.
+fn not_seen(sessions: &Sessions) {
+    let proxy = Proxy::to(sessions.engine);
+    let mut store = sessions.worker_behind(&proxy);
+    put(store.as_mut(), &id("abc"), b"n|i:1;");
+    let (mut updates, mut reads) = (0, 0);
+    proxy.decide(move |seen| {
+        updates += u32::from(seen.operation == "UpdateItem");
+        reads += u32::from(seen.operation == "GetItem");
+        match (seen.operation.as_str(), updates, reads) {
+            ("UpdateItem", 1, _) => Fault::CutAfter,
+            ("GetItem", _, 1) => Fault::refuse("AccessDeniedException", "not now"),
+            _ => Fault::None,
+        }
+    });
+    let error = store.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+    assert!(item(sessions).get("lock").is_none(), "{}", item(sessions));
 }
 
 fn fails_half_way(sessions: &Sessions) {

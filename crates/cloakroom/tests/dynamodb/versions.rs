@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use cloakroom::{Access, Change, Committed, Record, Store};
+use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Record, Store};
 use serde_json::json;
+use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
 
-use crate::worker::{LIFETIME, id, lock, put, read, soon};
-use crate::{Sessions, both, key, now, short};
+use crate::worker::{LIFETIME, id, lock, put, read, soon, store};
+use crate::{Sessions, both, key, now, quick, short};
 
 pub(crate) fn cases() -> Vec<Case> {
     [
@@ -17,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
     .into_iter()
     .flatten()
+    .chain([quick("a_version_overtaken_after_a_cut_is_unknown", overtaken)])
     .collect()
 }
 
@@ -106,6 +108,25 @@ fn changed(sessions: &Sessions) {
     let done = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
     assert_eq!(done, Committed::Conflict(None));
     assert_eq!(sessions.table.get(&key("abc")), None);
+}
+
+/// It was written, the answer was lost, and another worker changes the session before that is found out: no mere conflict.
+fn overtaken(sessions: &Sessions) {
+    let proxy = Proxy::to(sessions.engine);
+    let mut worker = sessions.worker_behind(&proxy);
+    put(worker.as_mut(), &id("abc"), b"n|i:1;");
+    let (_, hold) = versioned(worker.as_mut(), "abc");
+    let (direct, mut attempts) = (sessions.save_path.clone(), 0);
+    proxy.decide(move |seen| {
+        attempts += usize::from(seen.operation == "UpdateItem");
+        if attempts == 2 {
+            put(store(&direct).as_mut(), &id("abc"), b"n|i:3;");
+        }
+        if attempts == 1 { Fault::CutAfter } else { Fault::None }
+    });
+    let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
+    assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:3;");
 }
 
 fn locked(sessions: &Sessions) {

@@ -71,6 +71,16 @@ pub(super) enum Earlier {
     MaybeApplied,
 }
 
+impl Earlier {
+    /// An error after them.
+    pub(super) fn of(self, error: Error) -> Error {
+        match self {
+            Earlier::NotApplied => error,
+            Earlier::MaybeApplied => error.maybe_applied(),
+        }
+    }
+}
+
 impl Client {
     pub(super) fn new(options: Arc<Options>, settings: Settings) -> Self {
         let settings = Settings {
@@ -144,11 +154,7 @@ impl Client {
             if !again || by.remaining() <= pause + WORTH_IT {
                 // What was said before tells more than a silence.
                 let failed = if matches!(failed, Failure::Late) { said.unwrap_or(failed) } else { failed };
-                let error = self.error(failed, doing, attempts, began);
-                return Err(match earlier {
-                    Earlier::NotApplied => error,
-                    Earlier::MaybeApplied => error.maybe_applied(),
-                });
+                return Err(earlier.of(self.error(failed, doing, attempts, began)));
             }
             if matches!(failed, Failure::Said { .. }) {
                 said = Some(failed);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::ReturnValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::client::Earlier;
 use super::item::{self, Item, Term, milliseconds, number};
@@ -10,6 +10,7 @@ use super::lock::{Held, STATE, UNLOCK};
 use super::requests::{Changed, Update, Values};
 use super::tally::Purpose;
 use super::{DynamoDb, LARGEST};
+use crate::stores::MARK;
 use crate::{Change, Committed, Deadline, Error, ErrorKind, Result, Seen, SessionId};
 
 /// What holds while the lock is ours.
@@ -83,10 +84,7 @@ impl DynamoDb {
         let found = match shown {
             None if may_be_ours || earlier == Earlier::MaybeApplied => {
                 let found = self.client.get(Purpose::Commit, &held.key, Some(STATE), true, by);
-                found.map_err(|error| match earlier {
-                    Earlier::NotApplied => error,
-                    Earlier::MaybeApplied => error.maybe_applied(),
-                })?
+                found.map_err(|error| earlier.of(error))?
             }
             shown => shown,
         };
@@ -120,13 +118,15 @@ impl DynamoDb {
         };
         match as_asked {
             true => Ok(Committed::Done),
-            false => Err(Error::new(
-                ErrorKind::Unreachable,
-                "the connection was cut during the write, and another request has changed the session since",
-            )
-            .on(shown)
-            .maybe_applied()),
+            false => Err(self.overtaken()),
         }
+    }
+
+    /// An attempt got no answer, and what is there now is another request's.
+    pub(super) fn overtaken(&self) -> Error {
+        let what =
+            "the connection was cut during the write, and another request has changed the session since";
+        Error::new(ErrorKind::Unreachable, what).on(self.client.options.shown.as_str()).maybe_applied()
     }
 
     /// The change without a lock: the last writer wins. What was there before tells whether that undid another's change.
@@ -151,10 +151,11 @@ impl DynamoDb {
                 let update = Update {
                     change: &format!("SET #expires = :expires REMOVE {RECORD}"),
                     condition: Some(
-                        "#expires > :now AND (attribute_not_exists(#lock) OR attribute_not_exists(#record) \
-                         OR #record > :now)",
+                        "#expires > :now AND (attribute_not_exists(#lock) OR NOT begins_with(#lock, :mark) \
+                         OR attribute_not_exists(#record) OR #record > :now)",
                     ),
                     values: vec![
+                        (":mark", AttributeValue::S(MARK.into())),
                         (":expires", number(self.expires(life))),
                         (":now", number(self.client.clock.now() / 1000)),
                     ],

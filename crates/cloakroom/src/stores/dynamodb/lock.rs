@@ -115,11 +115,15 @@ impl DynamoDb {
     ) -> Result<Taken> {
         let end = self.end();
         let (mut condition, mut values) = unchanged(seen);
-        // Whoever prolongs it, or has another one since, keeps it.
+        // Whoever prolongs it, has another one since, or has written the session without it, is not undone.
         match seen.lease() {
             Some(until) => {
                 condition.push_str(" AND #until = :was");
                 values.push((":was", number(until)));
+                if seen.record_expires.is_none() {
+                    condition.push_str(" AND ");
+                    condition.push_str(same_expires(seen, &mut values));
+                }
             }
             None => {
                 condition.push_str(" AND #seen = :was");
@@ -146,7 +150,10 @@ impl DynamoDb {
         let shown = match self.client.update(Purpose::Open, &held.key, update, by)? {
             Changed::Done(item) => return Ok(Taken::Ours(item)),
             Changed::Unmet(Some(item), _) => Some(item),
-            Changed::Unmet(None, _) => self.client.get(Purpose::Wait, &held.key, None, true, by)?,
+            Changed::Unmet(None, earlier) => {
+                let shown = self.client.get(Purpose::Wait, &held.key, None, true, by);
+                shown.map_err(|error| earlier.of(error))?
+            }
         };
         Ok(match shown {
             // An attempt whose answer was lost got it.
@@ -157,7 +164,7 @@ impl DynamoDb {
         })
     }
 
-    /// What follows from the item that was locked; `None` where somebody else has it already.
+    /// What follows from the item that was locked; `None` where somebody else has it already, or has written it.
     pub(super) fn opened(
         &mut self,
         held: &mut Held,
@@ -188,7 +195,7 @@ impl DynamoDb {
 
     /// Sees to it that DynamoDB deletes nothing that is locked, and in time what a dead worker locked: where `expires` is
     /// not that of a record that lives longer than the lease, it becomes the lease's end. What has expired is gone. The
-    /// answer says whether the lock is still ours.
+    /// answer says whether the lock is still ours, and the record what it was.
     fn put_off(&mut self, held: &mut Held, now: u64, by: Deadline) -> Result<bool> {
         let (mut set, mut remove, mut values): (Vec<&str>, Vec<&str>, Values) = Default::default();
         let (mut end, anew) = (End::at(held.item.lease().unwrap_or(0)), self.end());
@@ -221,10 +228,12 @@ impl DynamoDb {
             [] => String::new(),
             parts => format!("{verb} {} ", parts.join(", ")),
         };
-        values.push((":token", held.token()));
+        // What somebody has written without the lock meanwhile is not cleared.
+        let (condition, lock) = unchanged(&held.item);
+        values.extend(lock);
         let update = Update {
             change: &[clause("SET", &set), clause("REMOVE", &remove)].concat(),
-            condition: Some("#lock = :token"),
+            condition: Some(&condition),
             values,
             returns: ReturnValue::None,
         };
@@ -354,18 +363,24 @@ impl DynamoDb {
 /// What holds as long as the lock that was seen is there, and nobody has written the session without it.
 pub(super) fn unchanged(seen: &Item) -> (String, Values) {
     let mut values: Values = seen.lock.clone().map(|lock| (":lock", lock)).into_iter().collect();
-    let same = match (seen.token(), seen.record_expires, seen.expires) {
+    let same = match (seen.token(), seen.record_expires) {
         // Our lock may be prolonged meanwhile, by which `expires` changes; whoever writes without it removes the other.
-        (Some(_), Some(_), _) => "attribute_exists(#record)",
-        (Some(_), None, _) => "attribute_not_exists(#record)",
+        (Some(_), Some(_)) => "attribute_exists(#record)",
+        (Some(_), None) => "attribute_not_exists(#record)",
         // AWS's handler changes it with every write.
-        (None, _, Some(expires)) => {
+        (None, _) => same_expires(seen, &mut values),
+    };
+    (format!("#lock = :lock AND {same}"), values)
+}
+
+fn same_expires(seen: &Item, values: &mut Values) -> &'static str {
+    match seen.expires {
+        Some(expires) => {
             values.push((":same", number(expires)));
             "#expires = :same"
         }
-        (None, _, None) => "attribute_not_exists(#expires)",
-    };
-    (format!("#lock = :lock AND {same}"), values)
+        None => "attribute_not_exists(#expires)",
+    }
 }
 
 pub(super) fn nothing() -> Opened {

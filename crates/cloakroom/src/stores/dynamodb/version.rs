@@ -4,6 +4,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 
 use super::DynamoDb;
+use super::client::Earlier;
 use super::item::{Item, number};
 use super::lock::{STATE, UNLOCK};
 use super::requests::{Changed, Update, Values};
@@ -82,20 +83,24 @@ impl DynamoDb {
                 self.client.update(Purpose::Commit, &key, &update, by)?
             }
         };
-        let shown = match done {
+        let (shown, earlier) = match done {
             Changed::Done(_) => return Ok(Committed::Done),
-            Changed::Unmet(Some(item), _) => Some(item),
-            Changed::Unmet(None, _) => self.client.get(Purpose::Commit, &key, Some(STATE), true, by)?,
+            Changed::Unmet(Some(item), earlier) => (Some(item), earlier),
+            Changed::Unmet(None, earlier) => {
+                let found = self.client.get(Purpose::Commit, &key, Some(STATE), true, by);
+                (found.map_err(|error| earlier.of(error))?, earlier)
+            }
         };
         let record = match shown {
             Some(item) => item.record(now).map_err(|error| error.on(self.client.options.shown.as_str()))?,
             None => None,
         };
-        Ok(match (change, &record) {
-            (Change::Delete, None) => Committed::Done,
+        match (change, &record) {
+            (Change::Delete, None) => Ok(Committed::Done),
             // It was made by an attempt whose answer was lost, or came to the same.
-            (Change::Write(bytes, _), Some(found)) if found.0 == bytes => Committed::Done,
-            _ => Committed::Conflict(record),
-        })
+            (Change::Write(bytes, _), Some(found)) if found.0 == bytes => Ok(Committed::Done),
+            _ if earlier == Earlier::MaybeApplied => Err(self.overtaken()),
+            _ => Ok(Committed::Conflict(record)),
+        }
     }
 }
