@@ -59,7 +59,8 @@ impl DynamoDb {
         go_on: &mut dyn FnMut(&Collected) -> bool,
         time_for_a_call: Duration,
     ) -> Result<Collected> {
-        let mut walk = Walk { done: Collected::default(), began: Instant::now(), rate: how.rate, go_on };
+        let pace = Pace { rate: how.rate, due: [Instant::now(); 2] };
+        let mut walk = Walk { done: Collected::default(), pace, go_on };
         let start = self.billed_units();
         let mut from = None;
         loop {
@@ -137,28 +138,64 @@ impl DynamoDb {
 /// A walk that keeps to its rate.
 struct Walk<'a> {
     done: Collected,
-    began: Instant,
-    rate: f64,
+    pace: Pace,
     go_on: &'a mut dyn FnMut(&Collected) -> bool,
 }
 
 impl Walk<'_> {
     fn paid(&mut self, (read, write): (f64, f64), start: (f64, f64)) {
-        (self.done.read_units, self.done.write_units) = (read - start.0, write - start.1);
+        let (read, write) = (read - start.0, write - start.1);
+        self.pace.used([read - self.done.read_units, write - self.done.write_units], Instant::now());
+        (self.done.read_units, self.done.write_units) = (read, write);
     }
 
     /// Waits until what was used is within the rate; false where it is to end.
     fn goes_on(&mut self) -> bool {
-        let due = Duration::try_from_secs_f64(self.done.read_units.max(self.done.write_units) / self.rate);
-        let due = due.unwrap_or(Duration::MAX);
+        let [read, write] = self.pace.due;
         loop {
             if !(self.go_on)(&self.done) {
                 return false;
             }
-            match due.saturating_sub(self.began.elapsed()) {
+            match read.max(write).saturating_duration_since(Instant::now()) {
                 Duration::ZERO => return true,
                 left => std::thread::sleep(left.min(SLICE)),
             }
         }
+    }
+}
+
+/// So many read units and so many write units in a second.
+struct Pace {
+    rate: f64,
+    /// When what was used so far is within the rate: of read units, of write units.
+    due: [Instant; 2],
+}
+
+impl Pace {
+    /// What was used until now. What was not used before, as when the table throttled, is made up for by a second's units at
+    /// most: it has other guests.
+    fn used(&mut self, units: [f64; 2], now: Instant) {
+        let earliest = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+        for (due, units) in self.due.iter_mut().zip(units) {
+            let takes = Duration::try_from_secs_f64(units / self.rate).unwrap_or_default();
+            *due = (*due).max(earliest) + takes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_not_made_up_for_by_haste() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace { rate: 10.0, due: [start; 2] };
+        pace.used([5.0, 20.0], start);
+        assert_eq!(pace.due, [start + Duration::from_millis(500), after(2)]);
+        // A minute of throttling would be worth 600 units.
+        pace.used([30.0, 0.0], after(60));
+        assert_eq!(pace.due, [after(62), after(59)]);
     }
 }
