@@ -53,6 +53,8 @@ lint: packages-build ## Formatting, clippy, licences and banned crates
 	$(call say,Checking the builds without some of the stores)
 	@cargo clippy --quiet -p cloakroom-php --no-default-features -- -D warnings
 	@cargo test --quiet -p cloakroom --no-default-features --features files --lib stores::
+	$(call say,Checking the documentation of the library)
+	@RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps -p cloakroom
 	$(call say,Checking licences and dependencies)
 	@tools/deny
 
@@ -67,6 +69,8 @@ test: packages-test lint build ## Installs what is missing, checks, builds, and 
 	@CLOAKROOM_SO='$(CURDIR)/build/cloakroom.so' tools/test
 
 bench: packages-bench build ## Compares with the native handlers; table, JSON and chart under build/bench/
+	$(call say,Fetching dynalite and DynamoDBLocal)
+	@tools/dynamodb
 	$(call say,Building the bench)
 	@cargo build --release -p testbed --bin bench
 	@CLOAKROOM_SO='$(CURDIR)/build/cloakroom.so' QUICK='$(QUICK)' target/release/bench

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cloakroom::stores::dynamodb::{Capacity, Created, DynamoDb, Expiry, Options};
-use cloakroom::{Deadline, Environment, Error, ErrorKind, Result, SavePath, Settings, StoreUrl, stores};
+use cloakroom::{Deadline, Environment, Result, Settings, StoreUrl, stores};
 use serde_json::json;
 
 use crate::iam::hint_for;
 use crate::output::{DOUBTFUL, paint, say, tell};
-use crate::store::settings;
+use crate::store::{self, settings};
 
 /// Creates the DynamoDB table that a URL names, and waits until it can be used
 ///
@@ -21,7 +21,7 @@ use crate::store::settings;
 /// Exit codes: 0 the table is there and can be used, 1 it is not, 2 wrong usage.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What session.save_path says: dynamodb://region/table, env:NAME
+    /// What session.save_path says: dynamodb://region/table, env:NAME, or auto for what `cloakroom detect` finds
     save_path: String,
     /// Read units a second, for a table with provisioned capacity; a request needs one for each 4 KB it only reads
     #[arg(long, value_name = "UNITS", requires = "write_units", value_parser = clap::value_parser!(i64).range(1..))]
@@ -39,13 +39,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let environment = Environment::of_process();
-    let url = match SavePath::parse(&arguments.save_path, &environment)? {
-        SavePath::Store(url) => url,
-        SavePath::Detect => {
-            return Err(Error::new(ErrorKind::Config, "no table is named")
-                .hint("write dynamodb://region/table: no environment names one by itself"));
-        }
-    };
+    let url = store::url(&arguments.save_path, &environment)?;
     let settings = settings(&environment);
     if url.scheme == "dynamodb" {
         create(arguments, &url, settings).map_err(hint_for("create"))?;

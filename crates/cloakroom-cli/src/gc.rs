@@ -8,15 +8,14 @@ use std::time::{Duration, Instant};
 
 use cloakroom::stores::dynamodb::{Collected, Collecting, DynamoDb, Options};
 use cloakroom::{
-    Deadline, Environment, Error, ErrorKind, Result, SavePath, Settings, Store, StoreUrl, Sweeping, detect,
-    stores,
+    Deadline, Environment, Error, ErrorKind, Result, Settings, Store, StoreUrl, Sweeping, stores,
 };
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
 
 use crate::iam::hint_for;
 use crate::output::{DOUBTFUL, could_not_look, paint, say, tell};
-use crate::store::settings;
+use crate::store::{self, settings};
 
 /// Removes expired sessions where neither the store nor PHP does
 ///
@@ -62,10 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn collect(arguments: &Arguments) -> Result<ExitCode> {
     let environment = Environment::of_process();
-    let url = match SavePath::parse(&arguments.save_path, &environment)? {
-        SavePath::Store(url) => url,
-        SavePath::Detect => detect::detect(&environment, &std::env::temp_dir().to_string_lossy())?.url,
-    };
+    let url = store::url(&arguments.save_path, &environment)?;
     let settings = settings(&environment);
     let mut store = stores::open(&url, settings.clone())?;
     match store.guarantees().sweeping {

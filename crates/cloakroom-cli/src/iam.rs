@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use cloakroom::stores::dynamodb;
-use cloakroom::{Environment, Error, ErrorKind, Result, SavePath};
+use cloakroom::{Environment, Error, ErrorKind, Result};
 use serde_json::Value;
 
 use crate::output::{could_not_look, say};
+use crate::store;
 
 /// Prints the policy that lets servers use a DynamoDB table, and no more than that
 ///
@@ -17,7 +18,7 @@ use crate::output::{could_not_look, say};
 /// Exit codes: 0 printed, 2 wrong usage, or the store is not DynamoDB.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What session.save_path says: dynamodb://region/table, env:NAME
+    /// What session.save_path says: dynamodb://region/table, env:NAME, or auto for what `cloakroom detect` finds
     save_path: String,
     /// Who it is for; several are separated by commas
     #[arg(long = "for", value_enum, value_delimiter = ',', default_value = "servers", value_name = "WHOM")]
@@ -68,19 +69,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 fn print(arguments: &Arguments) -> Result<()> {
     let environment = Environment::of_process();
-    let url = match SavePath::parse(&arguments.save_path, &environment)? {
-        SavePath::Store(url) if url.scheme == "dynamodb" => url,
-        SavePath::Store(url) => {
-            let what = "only DynamoDB has policies";
-            return Err(Error::new(ErrorKind::Unsupported, what)
-                .on(url.to_string())
-                .hint("write dynamodb://region/table"));
-        }
-        SavePath::Detect => {
-            return Err(Error::new(ErrorKind::Config, "no table is named")
-                .hint("write dynamodb://region/table: no environment names one by itself"));
-        }
-    };
+    let url = store::url(&arguments.save_path, &environment)?;
+    if url.scheme != "dynamodb" {
+        return Err(Error::new(ErrorKind::Unsupported, "only DynamoDB has policies")
+            .on(url.to_string())
+            .hint("write dynamodb://region/table"));
+    }
     let options = dynamodb::Options::parse(&url).map_err(|error| error.on(url.to_string()))?;
     let named = ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|name| environment.var(name));
     let region = options.region().or(named).unwrap_or("*");

@@ -20,12 +20,17 @@ pub(crate) struct Chosen {
 impl Chosen {
     pub(crate) fn open(&self) -> Result<(StoreUrl, Box<dyn Store>)> {
         let environment = Environment::of_process();
-        let url = match SavePath::parse(&self.save_path, &environment)? {
-            SavePath::Store(url) => url,
-            SavePath::Detect => detect::detect(&environment, &std::env::temp_dir().to_string_lossy())?.url,
-        };
+        let url = url(&self.save_path, &environment)?;
         let store = stores::open(&url, settings(&environment))?;
         Ok((url, store))
+    }
+}
+
+/// The store that a save_path names; without a name, the one that detection finds.
+pub(crate) fn url(save_path: &str, environment: &Environment) -> Result<StoreUrl> {
+    match SavePath::parse(save_path, environment)? {
+        SavePath::Store(url) => Ok(url),
+        SavePath::Detect => Ok(detect::detect(environment, &std::env::temp_dir().to_string_lossy())?.url),
     }
 }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -67,10 +68,19 @@ impl Engine {
         Engine::of(Program::Local)
     }
 
+    /// A dynalite that takes so long to create and to delete a table, as AWS does.
+    pub fn slow_dynalite(create: Duration, delete: Duration) -> Engine {
+        Engine::with(Program::Dynalite, create, delete)
+    }
+
     /// Of either make.
     pub fn of(program: Program) -> Engine {
+        Engine::with(program, Duration::ZERO, Duration::ZERO)
+    }
+
+    fn with(program: Program, create: Duration, delete: Duration) -> Engine {
         let (port, directory) = (free_port(), TempDir::new());
-        let process = Mutex::new(launch(program, port, &directory));
+        let process = Mutex::new(launch(program, port, &directory, [create, delete]));
         Engine { program, port, process, directory }
     }
 
@@ -138,7 +148,7 @@ impl Engine {
     pub fn restart(&self) {
         let mut process = self.process.lock().unwrap();
         process.kill();
-        *process = launch(self.program, self.port, &self.directory);
+        *process = launch(self.program, self.port, &self.directory, [Duration::ZERO; 2]);
     }
 
     /// Stops it where it is (SIGSTOP).
@@ -297,13 +307,14 @@ pub fn call(endpoint: &str, operation: &str, request: &Value) -> Result<Value, R
 /// What every operation's name starts with, in `X-Amz-Target`.
 const VERSION: &str = "DynamoDB_20120810.";
 
-fn launch(program: Program, port: u16, directory: &TempDir) -> Process {
+fn launch(program: Program, port: u16, directory: &TempDir, [create, delete]: [Duration; 2]) -> Process {
     let path = program.path();
     let mut command = match program {
         Program::Dynalite => {
             let mut command = Command::new(need::find("node").expect("node is installed"));
             command.arg(path).args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-            command.args(["--createTableMs", "0", "--deleteTableMs", "0", "--updateTableMs", "0"]);
+            let [create, delete] = [create, delete].map(|time| time.as_millis().to_string());
+            command.args(["--createTableMs", &create, "--deleteTableMs", &delete, "--updateTableMs", "0"]);
             command
         }
         Program::Local => {

@@ -1,10 +1,12 @@
 //! `cloakroom create`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use testbed::dynamodb::{Engine, Program, Table};
 use testbed::suite::{Case, case};
 
-use crate::{DYNALITE, LOCAL, cloakroom, fresh, masked, url};
+use crate::{DYNALITE, LOCAL, Ran, cloakroom, command, fresh, masked, url};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -15,7 +17,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case("ttl_is_switched_on_where_it_is_off", LOCAL, completed),
         case("a_table_of_another_shape_is_a_problem_and_stays", DYNALITE, another_shape),
         case("ttl_by_another_attribute_is_a_problem_and_stays", LOCAL, another_ttl),
+        case("a_table_that_is_being_deleted_is_waited_for_and_created_anew", DYNALITE, being_deleted),
+        case("a_table_that_is_not_ready_in_time_is_told", DYNALITE, not_ready),
         case("what_was_created_is_told_as_json", DYNALITE, json_tells),
+        case("the_table_of_the_environment_is_created", DYNALITE, detected),
         case("other_stores_have_nothing_to_create", &[], other_stores),
         case("one_kind_of_units_alone_is_wrong_usage", &[], one_kind),
         case("an_engine_that_is_down_creates_nothing", &[], down),
@@ -176,10 +181,31 @@ fn another_ttl() {
     assert_eq!(ttl(engine, table.name())["AttributeName"], "until");
 }
 
+fn being_deleted() {
+    let engine = Engine::slow_dynalite(Duration::ZERO, Duration::from_secs(1));
+    let table = engine.create_table("sessions", "id");
+    table.call("DeleteTable", json!({}));
+    let ran = cloakroom(&["create", &url(&engine.endpoint(), "sessions"), "--wait", "60"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("\ncreated the table sessions, paid per request\n"), "{}", ran.stdout);
+    assert_eq!(described(&engine, "sessions")["TableStatus"], "ACTIVE");
+}
+
+fn not_ready() {
+    let engine = Engine::slow_dynalite(Duration::from_secs(3600), Duration::ZERO);
+    let url = url(&engine.endpoint(), "sessions");
+    let expected = format!(
+        "error: the table is not ready yet: it is CREATING (store {})\n\
+         hint: do the same again: it goes on where this stopped\n",
+        masked(&url)
+    );
+    cloakroom(&["create", &url, "--wait", "8"]).is(1, "", &expected);
+}
+
 fn json_tells() {
     let (engine, table) = (Engine::shared(Program::Dynalite), fresh());
     let url = url(&engine.endpoint(), &table);
-    let told = |ran: crate::Ran| serde_json::from_str::<Value>(&ran.stdout).unwrap();
+    let told = |ran: Ran| serde_json::from_str::<Value>(&ran.stdout).unwrap();
     for created in [true, false] {
         let expected = json!({
             "store": masked(&url), "table": table, "created": created, "ttl": null, "ttl_switched_on": false,
@@ -191,9 +217,15 @@ fn json_tells() {
 fn other_stores() {
     let expected = "nothing to create: only DynamoDB has tables (store redis://:***@h)\n";
     cloakroom(&["create", "redis://:s3cr3t@h"]).is(0, expected, "");
-    let expected = "error: no table is named\n\
-                    hint: write dynamodb://region/table: no environment names one by itself\n";
-    cloakroom(&["create", "auto"]).is(1, "", expected);
+}
+
+fn detected() {
+    let url = url(&Engine::shared(Program::Dynalite).endpoint(), &fresh());
+    let named = |arguments: &[&str]| Ran::of(command(arguments).env("SESSION_STORE_URL", &url));
+    let ran = named(&["create", "auto"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("\ncreated the table "), "{}", ran.stdout);
+    assert_eq!(named(&["iam", "auto"]).stdout, cloakroom(&["iam", &url]).stdout);
 }
 
 fn one_kind() {

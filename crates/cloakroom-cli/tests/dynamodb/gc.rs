@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
             removed(Program::Local)
         }),
         case("who_comes_back_in_between_keeps_the_session", DYNALITE, who_comes_back),
+        case("a_host_whose_clock_is_ahead_removes_no_session_that_lives", DYNALITE, clock_ahead),
         case("many_items_are_walked_through_page_by_page", DYNALITE, many),
         case("it_can_be_ended_and_begun_again", DYNALITE, ended),
         case("a_table_with_ttl_needs_none_but_may_have_it", LOCAL, with_ttl),
@@ -126,6 +127,18 @@ fn who_comes_back() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(ran.stdout.contains("\nleft 0 that are locked and 1 that changed meanwhile\n"), "{}", ran.stdout);
     assert_eq!(keys(&table), ["PHPSESSID_a"]);
+}
+
+/// Without a look at TTL, the first page is asked for by this host's clock.
+fn clock_ahead() {
+    let (table, _) = table(Program::Dynalite);
+    let proxy = Proxy::to(Engine::shared(Program::Dynalite));
+    proxy.shift_clock(-24 * 3600);
+    table.put(expired("alive_there", 7200, json!({})));
+    table.put(expired("expired_there", 30 * 3600, json!({})));
+    let ran = cloakroom(&["gc", "--force", &url(&proxy.endpoint(), table.name())]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(keys(&table), ["PHPSESSID_alive_there"]);
 }
 
 fn many() {

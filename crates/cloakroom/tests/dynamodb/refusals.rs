@@ -223,7 +223,7 @@ fn throttled(proxied: &Proxied) {
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
         proxied.proxy.reset_counts();
-        let by = Deadline::after(Duration::from_millis(1500));
+        let by = Deadline::after(Duration::from_secs(3));
         let error = worker.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), by).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         let shown = told(&error, &proxied.save_path).replace(proxied.table.name(), "TABLE");

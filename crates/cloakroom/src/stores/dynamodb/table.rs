@@ -21,6 +21,9 @@ use crate::{Deadline, Error, ErrorKind, Result};
 /// Between two looks at a table that is being made.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// With less time left there is no pause and another look: what is known of the table says more than a look that is cut short.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
 /// What requests to a table may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capacity {
@@ -83,12 +86,8 @@ impl DynamoDb {
         doing: &mut dyn FnMut(&str),
         by: Deadline,
     ) -> Result<Created> {
-        let mut made = false;
-        if self.client.table(by)?.is_none() {
-            self.client.make_table(capacity.unwrap_or(Capacity::PayPerRequest), by)?;
-            made = true;
-        }
-        let table = self.active_table(doing, by)?;
+        let capacity_of_new = capacity.unwrap_or(Capacity::PayPerRequest);
+        let (table, made) = self.active_table(capacity_of_new, doing, by)?;
         if let Some(wrong) = table.wrong(&self.client.options) {
             return Err(self.not_as_it_has_to_be(&wrong));
         }
@@ -134,25 +133,39 @@ impl DynamoDb {
         Ok(self.client.time_to_live(by)? == TimeToLive::On(attribute))
     }
 
-    fn active_table(&mut self, doing: &mut dyn FnMut(&str), by: Deadline) -> Result<Table> {
-        let mut told = false;
+    /// The table once it can be used, and whether it was made. One that is being deleted is made anew.
+    fn active_table(
+        &mut self,
+        capacity: Capacity,
+        doing: &mut dyn FnMut(&str),
+        by: Deadline,
+    ) -> Result<(Table, bool)> {
+        let (mut made, mut told) = (false, None);
         loop {
-            match self.client.table(by)? {
-                Some(table) if table.is_active() => return Ok(table),
+            let status = match self.client.table(by)? {
+                Some(table) if table.is_active() => return Ok((table, made)),
+                Some(table) => table.status(),
+                None if !made => {
+                    self.client.make_table(capacity, by)?;
+                    made = true;
+                    continue;
+                }
                 // Who asks for it may be ahead of who made it.
-                found if !by.passed() => {
-                    if !std::mem::replace(&mut told, true) {
-                        let status = found.map_or("not there yet".into(), |table| table.status());
-                        doing(&format!("waiting for the table, which is {status}"));
-                    }
-                    std::thread::sleep(LOOK.min(by.remaining()));
-                }
-                _ => {
-                    return Err(Error::new(ErrorKind::Timeout, "the table is not ready yet")
-                        .hint("do the same again: it goes on where this stopped")
-                        .on(self.client.options.shown.as_str()));
-                }
+                None => "not there yet".into(),
+            };
+            if by.remaining() < LAST_LOOK {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("the table is not ready yet: it is {status}"),
+                )
+                .hint("do the same again: it goes on where this stopped")
+                .on(self.client.options.shown.as_str()));
             }
+            if told.as_ref() != Some(&status) {
+                doing(&format!("waiting for the table, which is {status}"));
+                told = Some(status);
+            }
+            std::thread::sleep(LOOK);
         }
     }
 
