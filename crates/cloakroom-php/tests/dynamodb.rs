@@ -162,7 +162,10 @@ fn reloads_and_ends() {
         if (isset($_GET['renewed'])) {
             $renewals = cloakroom_status()['units']['renew']['requests'] ?? 0;
             $end = microtime(true) + 20;
-            while ((cloakroom_status()['units']['renew']['requests'] ?? 0) === $renewals && microtime(true) < $end) usleep(1000);
+            while ((cloakroom_status()['units']['renew']['requests'] ?? 0) === $renewals) {
+                if (microtime(true) > $end) exit('never renewed');
+                usleep(1000);
+            }
         }
         echo $_SESSION['n'];";
     let site = site(page, |plan| {
