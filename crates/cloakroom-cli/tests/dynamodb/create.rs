@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testbed::dynamodb::{Engine, Program, Table};
+use testbed::dynamodb::{Engine, Fault, Program, Proxy, Table};
 use testbed::suite::{Case, case};
 
 use crate::{DYNALITE, LOCAL, Ran, cloakroom, command, fresh, masked, url};
@@ -15,6 +15,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_table_has_the_capacity_that_is_asked_for", DYNALITE, capacity),
         case("the_attributes_are_those_of_the_url", LOCAL, attributes),
         case("ttl_is_switched_on_where_it_is_off", LOCAL, completed),
+        case("who_is_as_quick_to_switch_ttl_on_is_no_problem", LOCAL, switched_by_two),
+        case("an_answer_that_is_lost_is_no_problem", LOCAL, lost_answers),
         case("a_table_of_another_shape_is_a_problem_and_stays", DYNALITE, another_shape),
         case("ttl_by_another_attribute_is_a_problem_and_stays", LOCAL, another_ttl),
         case("a_table_that_is_being_deleted_is_waited_for_and_created_anew", DYNALITE, being_deleted),
@@ -127,6 +129,41 @@ fn made(engine: &Engine, keys: Value, types: Value, more: Value) -> String {
         described(engine, &table)["TableStatus"] == "ACTIVE"
     });
     table
+}
+
+/// As when each server of a fleet runs it at its start.
+fn switched_by_two() {
+    let (engine, table) = (Engine::shared(Program::Local), fresh());
+    let proxy = Proxy::to(engine);
+    let other = engine.create_table(&table, "id");
+    proxy.decide(move |seen| {
+        if seen.operation == "UpdateTimeToLive" {
+            other.expire_by("expires");
+        }
+        Fault::None
+    });
+    let ran = cloakroom(&["create", &url(&proxy.endpoint(), &table)]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert_eq!(ttl(engine, &table)["AttributeName"], "expires");
+}
+
+fn lost_answers() {
+    let (engine, table) = (Engine::shared(Program::Local), fresh());
+    let proxy = Proxy::to(engine);
+    for operation in ["CreateTable", "UpdateTimeToLive"] {
+        let mut first = true;
+        let cut = move |seen: &testbed::dynamodb::Seen| match seen.operation == operation
+            && std::mem::take(&mut first)
+        {
+            true => Fault::CutAfter,
+            false => Fault::None,
+        };
+        proxy.decide(cut);
+        let url = url(&proxy.endpoint(), &format!("{table}-{operation}"));
+        let ran = cloakroom(&["create", &url]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{operation}");
+        assert!(ran.stdout.contains("switched its TTL on"), "{}", ran.stdout);
+    }
 }
 
 fn another_shape() {

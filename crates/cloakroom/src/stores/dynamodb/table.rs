@@ -116,9 +116,12 @@ impl DynamoDb {
                 return Err(self.not_as_it_has_to_be(what).hint("try again in an hour"));
             }
             TimeToLive::Unknown => Expiry::Unknown,
-            TimeToLive::Off => match self.client.switch_time_to_live_on(&attribute, by)? {
-                true => Expiry::SwitchedOn,
-                false => Expiry::Unknown,
+            TimeToLive::Off => match self.client.switch_time_to_live_on(&attribute, by) {
+                Ok(true) => Expiry::SwitchedOn,
+                Ok(false) => Expiry::Unknown,
+                // By somebody else just now, or by an attempt whose answer was lost.
+                Err(_) if self.expires_by_itself(by).is_ok_and(|expires| expires) => Expiry::SwitchedOn,
+                Err(error) => return Err(error),
             },
         };
         Ok(Created { table: made, expiry })
