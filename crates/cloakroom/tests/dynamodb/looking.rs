@@ -13,8 +13,7 @@ use crate::{LIMIT, Sessions, both, key, now, quick};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
-        quick("a_waiter_looks_and_writes_nothing_but_its_place", looks),
-        quick("who_waits_long_for_one_request_looks_seldom", looks_seldom),
+        quick("a_waiter_looks_ever_more_seldom_and_writes_nothing_but_its_place", looks),
         quick("who_comes_and_goes_leaves_the_place_of_others", comes_and_goes),
         quick("a_waiter_that_died_counts_until_its_wait_would_have_ended", dead_waiters),
         quick("a_native_lock_is_broken_only_while_it_is_the_one_that_was_seen", native_lock_broken),
@@ -103,7 +102,7 @@ fn looks(sessions: &Sessions) {
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     let mut waiter = sessions.worker_behind(&proxy);
     // Time for some looks on a busy machine.
-    let wait = Access::Exclusive { wait: Duration::from_secs(3), unknown: Unknown::Lock };
+    let wait = Access::Exclusive { wait: Duration::from_secs(4), unknown: Unknown::Lock };
     let error = waiter.open(&id("abc"), wait, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
     let mut session = Vec::new();
@@ -115,26 +114,15 @@ fn looks(sessions: &Sessions) {
         }
     }
     assert_eq!(session.iter().filter(|operation| *operation != "GetItem").count(), 1, "{session:?}");
-    assert!(session.len() > 2, "{session:?}");
+    // The pauses before the first eleven looks are 0.25 s in all at least, each later one is 75 ms; an engine that does not show
+    // what it refuses is asked once more.
+    assert!((3..=64).contains(&session.len()), "{} requests", session.len());
     assert_eq!(place, ["UpdateItem", "DeleteItem"]);
     // Who waits for a moment only, stands nowhere.
     proxy.reset_counts();
     let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
     assert_eq!(waiter.open(&id("abc"), at_once, soon()).unwrap_err().kind(), ErrorKind::LockBusy);
     assert_eq!(sessions.table.get(&waiting_key("abc")), None);
-    holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
-}
-
-/// Each look costs a read of the whole item.
-fn looks_seldom(sessions: &Sessions) {
-    let proxy = Proxy::to(sessions.engine);
-    let mut holder = sessions.worker();
-    let (_, hold) = lock(holder.as_mut(), &id("abc"));
-    let wait = Access::Exclusive { wait: Duration::from_secs(4), unknown: Unknown::Lock };
-    let error = sessions.worker_behind(&proxy).open(&id("abc"), wait, soon()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
-    // The pauses before the first eleven are 0.25 s in all, each later one is 75 ms at least.
-    assert!(proxy.count("GetItem") <= 64, "{} looks", proxy.count("GetItem"));
     holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
 }
 
