@@ -1,11 +1,15 @@
 //! `cloakroom detect`: the whole output, for environments of platforms.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ran;
+
 use std::os::unix::fs::MetadataExt as _;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use testbed::TempDir;
 use testbed::process::Process;
+
+use ran::Ran;
 
 #[test]
 fn every_candidate_is_shown_with_what_became_of_it() {
@@ -295,28 +299,4 @@ fn command() -> Command {
 
 fn detect(arguments: &[&str]) -> Ran {
     Ran::of(command().arg("detect").args(arguments))
-}
-
-struct Ran {
-    stdout: String,
-    stderr: String,
-    code: Option<i32>,
-}
-
-impl Ran {
-    fn of(command: &mut Command) -> Ran {
-        let Output { stdout, stderr, status } = command.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { stdout: text(stdout), stderr: text(stderr), code: status.code() }
-    }
-
-    #[track_caller]
-    fn is(&self, code: i32, stdout: &str, stderr: &str) {
-        let shown = |stdout: &str, stderr: &str, code| {
-            format!("{stdout}--- stderr\n{stderr}--- exit code {code:?}\n")
-        };
-        let (seen, expected) =
-            (shown(&self.stdout, &self.stderr, self.code), shown(stdout, stderr, Some(code)));
-        assert!(seen == expected, "--- expected\n{expected}--- seen\n{seen}");
-    }
 }

@@ -1,16 +1,20 @@
 //! `cloakroom ini`: what it writes, whole, and what real PHP reads from it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ran;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use testbed::TempDir;
 use testbed::fleet::Plan;
 use testbed::http::Browser;
 use testbed::need::Need;
 use testbed::suite::{case, run};
+
+use ran::Ran;
 
 fn main() {
     run(vec![
@@ -320,12 +324,6 @@ fn unwritable() {
 /// The command, in an environment that says nothing else.
 struct Ini(Command);
 
-struct Ran {
-    stdout: String,
-    stderr: String,
-    code: Option<i32>,
-}
-
 impl Ini {
     fn of(arguments: &[&str]) -> Ini {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
@@ -339,20 +337,6 @@ impl Ini {
     }
 
     fn run(mut self) -> Ran {
-        let Output { stdout, stderr, status } = self.0.output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { stdout: text(stdout), stderr: text(stderr), code: status.code() }
-    }
-}
-
-impl Ran {
-    #[track_caller]
-    fn is(&self, code: i32, stdout: &str, stderr: &str) {
-        let shown = |stdout: &str, stderr: &str, code| {
-            format!("{stdout}--- stderr\n{stderr}--- exit code {code:?}\n")
-        };
-        let seen = shown(&self.stdout, &self.stderr, self.code);
-        let expected = shown(stdout, stderr, Some(code));
-        assert!(seen == expected, "--- expected\n{expected}--- seen\n{seen}");
+        Ran::of(&mut self.0)
     }
 }

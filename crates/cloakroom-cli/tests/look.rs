@@ -1,6 +1,8 @@
 //! `cloakroom show`, `locks` and `unlock` on real stores, with what native handlers leave there: the whole output.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod ran;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -10,6 +12,8 @@ use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::redis::Redis;
 use testbed::suite::{case, run};
+
+use ran::Ran;
 
 fn main() {
     run(vec![
@@ -353,26 +357,5 @@ fn on_a_terminal(arguments: &[&str], typed: &str, variables: &[(&str, &str)]) ->
 
 fn cloakroom(arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cloakroom"));
-    let Output { stdout, stderr, status } =
-        command.args(arguments).stdin(Stdio::null()).env_remove("SESSION_STORE_URL").output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { stdout: text(stdout), stderr: text(stderr), code: status.code() }
-}
-
-struct Ran {
-    stdout: String,
-    stderr: String,
-    code: Option<i32>,
-}
-
-impl Ran {
-    #[track_caller]
-    fn is(&self, code: i32, stdout: &str, stderr: &str) {
-        let shown = |stdout: &str, stderr: &str, code| {
-            format!("{stdout}--- stderr\n{stderr}--- exit code {code:?}\n")
-        };
-        let seen = shown(&self.stdout, &self.stderr, self.code);
-        let expected = shown(stdout, stderr, Some(code));
-        assert!(seen == expected, "--- expected\n{expected}--- seen\n{seen}");
-    }
+    Ran::of(command.args(arguments).stdin(Stdio::null()).env_remove("SESSION_STORE_URL"))
 }

@@ -6,12 +6,16 @@ mod create;
 mod gc;
 mod iam;
 mod looking;
+#[path = "../ran/mod.rs"]
+mod ran;
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use testbed::dynamodb::{Engine, Program, Table};
 use testbed::need::Need;
+
+use ran::Ran;
 
 const DYNALITE: &[Need] = &[Need::Dynalite];
 const LOCAL: &[Need] = &[Need::DynamoDbLocal];
@@ -57,37 +61,5 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 fn cloakroom(arguments: &[&str]) -> Ran {
-    Ran::of(&mut command(arguments))
-}
-
-struct Ran {
-    stdout: String,
-    stderr: String,
-    code: Option<i32>,
-}
-
-impl Ran {
-    fn of(command: &mut Command) -> Ran {
-        Ran::ended(command.output().unwrap())
-    }
-
-    fn ended(Output { stdout, stderr, status }: Output) -> Ran {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        // On a machine with much to do anything may take long, which is then told.
-        let stderr = text(stderr)
-            .lines()
-            .filter(|line| !line.ends_with(" ..."))
-            .fold(String::new(), |all, line| all + line + "\n");
-        Ran { stdout: text(stdout), stderr, code: status.code() }
-    }
-
-    #[track_caller]
-    fn is(&self, code: i32, stdout: &str, stderr: &str) {
-        let shown = |stdout: &str, stderr: &str, code| {
-            format!("{stdout}--- stderr\n{stderr}--- exit code {code:?}\n")
-        };
-        let seen = shown(&self.stdout, &self.stderr, self.code);
-        let expected = shown(stdout, stderr, Some(code));
-        assert!(seen == expected, "--- expected\n{expected}--- seen\n{seen}");
-    }
+    Ran::of(&mut command(arguments)).without_progress()
 }

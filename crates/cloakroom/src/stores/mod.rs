@@ -19,6 +19,8 @@ mod pause;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "net")]
+mod refused;
+#[cfg(feature = "net")]
 mod token;
 
 #[cfg(feature = "net")]

@@ -31,6 +31,15 @@ pub(super) const fn named(
     Named { name, aliases, takes, default, meaning }
 }
 
+/// The total time to connect, by phpredis' name for it and by its own.
+pub(super) const TIMEOUT: Named = named(
+    "timeout",
+    &["connect_timeout"],
+    "seconds above 0",
+    "cloakroom.connect_timeout",
+    "total time to connect",
+);
+
 /// The total time of one exchange, by phpredis' name for it.
 pub(super) const READ_TIMEOUT: Named = named(
     "read_timeout",
@@ -187,6 +196,11 @@ impl<'a> Given<'a> {
             identity,
         }))
     }
+}
+
+/// [`TIMEOUT`], where it is given.
+pub(super) fn connect_timeout(given: &Given<'_>) -> Result<Option<Duration>> {
+    given.one(TIMEOUT.name).map(|param| seconds(param, "seconds above 0")).transpose()
 }
 
 /// [`READ_TIMEOUT`], where it is given.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::save_path::wrong;
-use crate::stores::options::{Given, Named, READ_TIMEOUT, named, read_timeout, seconds};
+use crate::stores::options::{
+    Given, Named, READ_TIMEOUT, TIMEOUT, connect_timeout, named, read_timeout, seconds,
+};
 use crate::{Error, ErrorKind, Param, Result, Secret, StoreUrl};
 
 /// Every option of a DynamoDB URL; the names of attributes are those of AWS's own session handler.
@@ -54,13 +56,7 @@ pub const OPTIONS: &[&[Named]] = &[&[
         "60",
         "how long a lock of AWS's own handler is waited for in all before it counts as left by a worker that died",
     ),
-    named(
-        "timeout",
-        &["connect_timeout"],
-        "seconds above 0",
-        "cloakroom.connect_timeout",
-        "total time to connect",
-    ),
+    TIMEOUT,
     READ_TIMEOUT,
     named(
         "cafile",
@@ -184,10 +180,7 @@ impl Options {
             consistent_read: given.one("consistent_read").map_or(Ok(true), Param::switch)?,
             session_name: given.one("session_name").map(|param| param.value.reveal().to_owned()),
             break_after,
-            connect_timeout: given
-                .one("timeout")
-                .map(|param| seconds(param, "seconds above 0"))
-                .transpose()?,
+            connect_timeout: connect_timeout(&given)?,
             timeout: read_timeout(&given)?,
         })
     }

@@ -23,6 +23,7 @@ use super::native::Watch;
 use super::options::LAST;
 use super::tally::Purpose;
 use crate::stores::pause::Pause;
+use crate::stores::refused;
 use crate::stores::token::Token;
 use crate::{Deadline, Error, ErrorKind, Opened, Result, SessionId, Unknown};
 
@@ -338,19 +339,11 @@ impl DynamoDb {
     }
 
     fn busy(&self, wait: Duration) -> Error {
-        let kept = wait.as_secs_f64();
-        Error::new(
-            ErrorKind::LockBusy,
-            format!("another request kept the session's lock for longer than {kept:.1} s"),
-        )
-        .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
-        .on(self.client.options.shown.as_str())
+        refused::busy(wait).on(self.client.options.shown.as_str())
     }
 
     fn full(&self, waiters: u32) -> Error {
-        Error::new(ErrorKind::LockBusy, format!("{waiters} requests wait for this session already"))
-            .hint("find what makes requests of one visitor slow, or raise cloakroom.max_waiters")
-            .on(self.client.options.shown.as_str())
+        refused::full(waiters).on(self.client.options.shown.as_str())
     }
 }
 

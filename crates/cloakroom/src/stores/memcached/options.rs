@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::net::{Address, TlsOptions};
-use crate::stores::options::{Given, Named, TLS, read_timeout, seconds};
+use crate::stores::options::{Given, Named, TLS, connect_timeout, read_timeout};
 use crate::{Error, ErrorKind, Param, Result, Secret, Server, StoreUrl};
 
 use table::OWN;
@@ -115,10 +115,7 @@ impl Options {
             tls: given.tls(url.scheme == "memcacheds", "memcacheds://")?,
             prefix: prefix(&given)?,
             lock: choice(&given, "lock", LOCK_PLACES)?,
-            connect_timeout: given
-                .one("timeout")
-                .map(|param| seconds(param, "seconds above 0"))
-                .transpose()?,
+            connect_timeout: connect_timeout(&given)?,
             timeout: read_timeout(&given)?,
             replicas: replicas(&given, url.servers.len())?,
             remove_failed_after: remove_failed_after(&given, distribution)?,

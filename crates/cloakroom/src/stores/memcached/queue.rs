@@ -18,8 +18,9 @@ use super::keys::Place;
 use super::lock::{Item, Taken, Tried};
 use super::wire::{Answer, Ask, Expiry};
 use crate::stores::pause::Pause;
+use crate::stores::refused;
 use crate::stores::token::{MARK, Token};
-use crate::{Deadline, Error, ErrorKind, Result};
+use crate::{Deadline, Error, Result};
 
 /// The length of a waiter's entry.
 pub(super) const ENTRY: usize = 16;
@@ -436,19 +437,11 @@ impl Memcached {
     }
 
     fn busy(&self, place: &Place, wait: Duration) -> Error {
-        let kept = wait.as_secs_f64();
-        Error::new(
-            ErrorKind::LockBusy,
-            format!("another request kept the session's lock for longer than {kept:.1} s"),
-        )
-        .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
-        .on(self.clients[place.lock_at].shown())
+        refused::busy(wait).on(self.clients[place.lock_at].shown())
     }
 
     fn full(&self, place: &Place, waiters: usize) -> Error {
-        Error::new(ErrorKind::LockBusy, format!("{waiters} requests wait for this session already"))
-            .hint("find what makes requests of one visitor slow, or raise cloakroom.max_waiters")
-            .on(self.clients[place.lock_at].shown())
+        refused::full(waiters).on(self.clients[place.lock_at].shown())
     }
 }
 

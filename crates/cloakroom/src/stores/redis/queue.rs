@@ -19,6 +19,7 @@ use super::reply::{Refusal, unexpected};
 use super::scripts::{ACQUIRE, Call, Scope, Turn};
 use super::wire::{Failure, Opening, Request, number, one, sound, stored};
 use crate::stores::pause::Pause;
+use crate::stores::refused;
 use crate::stores::token::Token;
 use crate::{Deadline, Error, ErrorKind, Record, Result};
 
@@ -193,12 +194,7 @@ impl Member {
             let (place, woken, ends) = match self.turn(keys, token, Turn::Join, by)? {
                 Turned::Taken(taken) => return Ok(taken),
                 Turned::Full(waiters) => {
-                    return Err(Error::new(
-                        ErrorKind::LockBusy,
-                        format!("{waiters} requests wait for this session already"),
-                    )
-                    .hint("find what makes requests of one visitor slow, or raise cloakroom.max_waiters")
-                    .on(self.endpoint.shown.as_str()));
+                    return Err(refused::full(waiters).on(self.endpoint.shown.as_str()));
                 }
                 Turned::Wait { place, woken, ends } => (place, woken, ends),
                 Turned::NoQueue => break,
@@ -443,13 +439,7 @@ impl Member {
     }
 
     fn busy(&self, wait: Duration) -> Error {
-        let kept = wait.as_secs_f64();
-        Error::new(
-            ErrorKind::LockBusy,
-            format!("another request kept the session's lock for longer than {kept:.1} s"),
-        )
-        .hint("close sessions early (session_write_close, read_and_close), or raise cloakroom.lock_wait")
-        .on(self.endpoint.shown.as_str())
+        refused::busy(wait).on(self.endpoint.shown.as_str())
     }
 
     /// The error about a server that refuses scripts: without them, no write can be fenced.

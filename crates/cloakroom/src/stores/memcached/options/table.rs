@@ -1,6 +1,6 @@
 //! The one table of names.
 
-use crate::stores::options::{Named, READ_TIMEOUT, named};
+use crate::stores::options::{Named, READ_TIMEOUT, TIMEOUT, named};
 
 /// Every option of a Memcached URL but those of TLS.
 pub(super) const OWN: &[Named] = &[
@@ -62,13 +62,7 @@ pub(super) const OWN: &[Named] = &[
         "1",
         "how many failures in a row make a server one that fails",
     ),
-    named(
-        "timeout",
-        &["connect_timeout"],
-        "seconds above 0",
-        "cloakroom.connect_timeout",
-        "total time to connect",
-    ),
+    TIMEOUT,
     READ_TIMEOUT,
     named(
         "weight",
