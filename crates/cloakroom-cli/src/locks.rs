@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::iam::hint_for;
 use crate::output::{DOUBTFUL, PLAIN, Row, could_not_look, say, table};
-use crate::store::{Chosen, ends, lock_json, patiently, waiting};
+use crate::store::{Chosen, ends, lock_json, patiently, tell_session_name, waiting};
 
 /// Lists the sessions that are locked: by whom, until when, and how many wait
 ///
@@ -62,6 +62,7 @@ fn list(arguments: &Arguments) -> Result<()> {
     say!("store: {url}\n");
     if locks.is_empty() {
         say!("no session is locked");
+        tell_session_name(&url);
     } else {
         let rows: Vec<Row> = locks
             .iter()

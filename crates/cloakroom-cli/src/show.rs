@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::iam::hint_for;
 use crate::output::{BAD, FAINT, PLAIN, Row, could_not_look, paint, say, table, tell};
-use crate::store::{Chosen, it_ends, life, lock_json, soon, waiting};
+use crate::store::{Chosen, it_ends, life, lock_json, soon, tell_session_name, waiting};
 
 /// Shows what is stored under a session id, how long it lives, and who has its lock
 ///
@@ -51,6 +51,8 @@ fn show(arguments: &Arguments) -> Result<ExitCode> {
             tell!("{}there is no session {id} (store {url})", paint(BAD, "error: "));
             if let Some(lock) = lock {
                 tell!("its lock is held by {}, and {}", lock.holder, it_ends(&lock));
+            } else {
+                tell_session_name(&url);
             }
         }
         (false, Some(session)) => {

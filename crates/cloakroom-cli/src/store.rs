@@ -8,6 +8,8 @@ use cloakroom::{
 };
 use serde_json::{Value, json};
 
+use crate::output::tell;
+
 /// Which store to look into.
 #[derive(clap::Args)]
 pub(crate) struct Chosen {
@@ -31,6 +33,16 @@ pub(crate) fn url(save_path: &str, environment: &Environment) -> Result<StoreUrl
     match SavePath::parse(save_path, environment)? {
         SavePath::Store(url) => Ok(url),
         SavePath::Detect => Ok(detect::detect(environment, &std::env::temp_dir().to_string_lossy())?.url),
+    }
+}
+
+/// Where PHP's `session.name` is a part of keys and the URL does not say it: which one was looked for.
+pub(crate) fn tell_session_name(url: &StoreUrl) {
+    if url.scheme == "dynamodb" && !url.server().params.iter().any(|param| param.name == "session_name") {
+        let assumed = Settings::default().session_name;
+        tell!(
+            "hint: keys were taken to begin with {assumed}; where PHP's session.name is another, add session_name= to the URL"
+        );
     }
 }
 

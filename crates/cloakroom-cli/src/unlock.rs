@@ -3,11 +3,11 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use cloakroom::{Broken, Error, ErrorKind, Lock, LockKind, Result, SessionId};
+use cloakroom::{Broken, Error, ErrorKind, Lock, LockKind, Peeked, Result, SessionId};
 
 use crate::iam::hint_for;
 use crate::output::{BAD, GOOD, could_not_look, paint, say, tell};
-use crate::store::{Chosen, it_ends, soon, waiting};
+use crate::store::{Chosen, it_ends, soon, tell_session_name, waiting};
 
 /// Breaks the lock of a session that nobody gives back
 ///
@@ -35,8 +35,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn unlock(arguments: &Arguments) -> Result<ExitCode> {
     let id = SessionId::parse(arguments.id.as_bytes())?;
     let (url, mut store) = arguments.store.open()?;
-    let Some(lock) = store.peek(&id, soon())?.lock else {
+    let Peeked { record, lock, .. } = store.peek(&id, soon())?;
+    let Some(lock) = lock else {
         say!("session {id} is not locked (store {url})");
+        if record.is_none() {
+            tell_session_name(&url);
+        }
         return Ok(ExitCode::SUCCESS);
     };
     say!("session {id} is locked by {} (store {url})", lock.holder);

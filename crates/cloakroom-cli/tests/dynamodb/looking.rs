@@ -16,6 +16,9 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
+/// What PHP calls its sessions is not known to the command.
+const HINT: &str = "hint: keys were taken to begin with PHPSESSID; where PHP's session.name is another, add session_name= to the URL\n";
+
 fn now() -> u64 {
     UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
@@ -78,15 +81,30 @@ fn broken() {
         assert!(ran.stdout.ends_with(&format!("\nbroken: the lock of {holder} is gone\n")), "{}", ran.stdout);
     }
     let none = format!("store: {}\n\nno session is locked\n", masked(&url));
-    cloakroom(&["locks", "--store", &url]).is(0, &none, "");
+    cloakroom(&["locks", "--store", &url]).is(0, &none, HINT);
     assert!(table.scan().iter().all(|item| item["lock"].is_null() && item["data"].is_object()));
 }
 
 fn another_name() {
     let (table, url) = table(Program::Dynalite);
     put(&table, "shop_abcdefghijk", json!({}));
-    let missing = format!("error: there is no session abcdef... (store {})\n", masked(&url));
+    put(&table, "shop_cbcdefghijk", lock());
+    let missing = format!("error: there is no session abcdef... (store {})\n{HINT}", masked(&url));
     cloakroom(&["show", "abcdefghijk", "--store", &url]).is(1, "", &missing);
-    let found = cloakroom(&["show", "abcdefghijk", "--store", &format!("{url}&session_name=shop")]);
+    let free = format!("session abcdef... is not locked (store {})\n", masked(&url));
+    cloakroom(&["unlock", "abcdefghijk", "--store", &url]).is(0, &free, HINT);
+    let none = format!("store: {}\n\nno session is locked\n", masked(&url));
+    cloakroom(&["locks", "--store", &url]).is(0, &none, HINT);
+    let shop = format!("{url}&session_name=shop");
+    let found = cloakroom(&["show", "abcdefghijk", "--store", &shop]);
     assert_eq!(found.code, Some(0), "{}", found.stderr);
+    let listed = cloakroom(&["locks", "--store", &shop]);
+    assert!(
+        listed.stdout.contains("\ncbcdef...") && listed.stderr.is_empty(),
+        "{}{}",
+        listed.stdout,
+        listed.stderr
+    );
+    let missing = format!("error: there is no session bbcdef... (store {})\n", masked(&shop));
+    cloakroom(&["show", "bbcdefghijk", "--store", &shop]).is(1, "", &missing);
 }
