@@ -79,11 +79,7 @@ impl DynamoDb {
         {
             said.that(
                 Gravity::Note,
-                format!(
-                    "the table takes {write} write units a second: {} requests with a session of up to 1 KB, or fewer \
-                     with larger ones",
-                    write / 2
-                ),
+                few(write),
                 "let it be paid per request, or give it more: aws dynamodb update-table",
             );
         }
@@ -177,6 +173,16 @@ impl Said {
     }
 }
 
+/// What is said of a table with so many write units a second, of which a request with a session of up to 1 KB takes two.
+fn few(write: i64) -> String {
+    let requests = match write {
+        1 => "1 write unit a second: one request in two seconds".to_owned(),
+        2 | 3 => format!("{write} write units a second: one request"),
+        _ => format!("{write} write units a second: {} requests", write / 2),
+    };
+    format!("the table takes {requests} with a session of up to 1 KB, or fewer with larger ones")
+}
+
 /// What is said of the service's clock where it is so many milliseconds ahead.
 fn apart(ahead: i64) -> Option<String> {
     let direction = if ahead < 0 { "behind" } else { "ahead of" };
@@ -218,6 +224,18 @@ fn is_given(credentials: &Credentials) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_with_little_capacity_is_told_what_that_is_good_for() {
+        let rest = "with a session of up to 1 KB, or fewer with larger ones";
+        for (write, told) in [
+            (1, "1 write unit a second: one request in two seconds"),
+            (3, "3 write units a second: one request"),
+            (9, "9 write units a second: 4 requests"),
+        ] {
+            assert_eq!(few(write), format!("the table takes {told} {rest}"));
+        }
+    }
 
     #[test]
     fn clocks_are_worth_a_word_where_they_are_far_apart() {
