@@ -8,11 +8,12 @@ use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
-use crate::{Sessions, both, key, now, quick, short};
+use crate::{Sessions, both, key, now, quick, save_path, short, worker};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
         quick("an_open_whose_answer_was_lost_has_its_lock", answer_lost),
+        quick("a_lock_that_is_granted_late_is_not_waited_for", granted_late),
         quick("an_open_that_fails_half_way_leaves_no_lock", fails_half_way),
         quick("a_lock_that_could_not_be_given_back_does_not_shut_out_its_own_worker", orphaned),
         quick("a_commit_that_is_refused_gives_the_lock_back", refused_commit),
@@ -251,6 +252,39 @@ fn answer_lost(sessions: &Sessions) {
             assert!(left.is_none_or(|item| item.as_object().unwrap().len() == 3));
         }
     }
+}
+
+/// The first attempt was given up, and arrives when the one that it waits for has just left.
+fn granted_late(sessions: &Sessions) {
+    let (proxy, engine) = (Proxy::to(sessions.engine), sessions.engine);
+    let mut holder = sessions.worker();
+    put(holder.as_mut(), &id("abc"), b"n|i:1;");
+    let (_, hold) = lock(holder.as_mut(), &id("abc"));
+    let (mut hold, mut first, mut looks) = (Some(hold), None, 0);
+    proxy.decide(move |seen| {
+        looks += u32::from(seen.operation == "GetItem");
+        if seen.operation == "UpdateItem" && first.is_none() {
+            first = Some(seen.body.clone());
+            return Fault::HangBefore;
+        }
+        if let Some(hold) = hold.take_if(|_| looks == 5) {
+            holder.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
+            engine.call("UpdateItem", first.as_ref().unwrap());
+        }
+        Fault::None
+    });
+    let mut late = worker::store_with(
+        &save_path(&sessions.table, &proxy.endpoint()),
+        Settings {
+            timeout: Duration::from_millis(500),
+            lease: Duration::from_secs(60),
+            ..Settings::default()
+        },
+    );
+    let (record, hold) = lock(late.as_mut(), &id("abc"));
+    assert_eq!(record.unwrap(), b"n|i:2;");
+    late.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap();
+    assert_eq!(read(sessions.worker().as_mut(), &id("abc")).unwrap(), b"n|i:3;");
 }
 
 /// The engine does not show whose lock it is, and then may not be asked.

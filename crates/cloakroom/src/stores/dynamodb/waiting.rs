@@ -132,7 +132,9 @@ impl DynamoDb {
                 Taken::NotThere => return Ok(nothing()),
                 Taken::Held(item) => item,
             };
-            let (free, over) = (found.lock.is_none(), self.is_over(&found));
+            // An attempt that was given up may have got the lock since: asking again tells with what is in the session.
+            let free = found.lock.is_none() || held.has(&found);
+            let over = self.is_over(&found);
             taken = match std::mem::replace(&mut at_once, true) {
                 true if free || over => {
                     at_once = false;
