@@ -101,6 +101,11 @@ fn changed(sessions: &Sessions) {
         }
     }
     put(other.as_mut(), &id("abc"), b"n|i:1;");
+    // Two who count one on: one of them has not been counted.
+    let (_, hold) = versioned(store.as_mut(), "abc");
+    put(other.as_mut(), &id("abc"), b"n|i:2;");
+    let done = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
+    assert_eq!(done, Committed::Conflict(Some(Record(b"n|i:2;".to_vec()))));
     let (_, hold) = versioned(store.as_mut(), "abc");
     sessions.table.delete(&key("abc"));
     let done = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();

@@ -97,10 +97,11 @@ impl DynamoDb {
         };
         match (change, &record) {
             (Change::Delete, None) => Ok(Committed::Done),
-            // It was made by an attempt whose answer was lost, or came to the same.
+            // Another request may have written the same; that is a conflict all the same.
+            _ if earlier == Earlier::NotApplied => Ok(Committed::Conflict(record)),
+            // It was made by an attempt whose answer was lost.
             (Change::Write(bytes, _), Some(found)) if found.0 == bytes => Ok(Committed::Done),
-            _ if earlier == Earlier::MaybeApplied => Err(self.overtaken()),
-            _ => Ok(Committed::Conflict(record)),
+            _ => Err(self.overtaken()),
         }
     }
 }
