@@ -126,6 +126,13 @@ fn written_without_the_lock(sessions: &Sessions) {
     assert_eq!(done, Committed::Rewritten);
     holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
     assert_eq!(read(other.as_mut(), &id("abc")).unwrap(), b"n|i:3;");
+    // What it deletes is not brought back.
+    let (_, hold) = lock(holder.as_mut(), &id("abc"));
+    let unlocked = other.open(&id("abc"), Access::Unlocked, soon()).unwrap();
+    other.commit(&id("abc"), unlocked.hold, Change::Delete, soon()).unwrap();
+    let error = holder.commit(&id("abc"), hold, Change::Write(b"n|i:4;", LIFETIME), soon()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LockLost, "{error}");
+    assert_eq!(sessions.table.get(&key("abc")), None);
 }
 
 /// Has another write the session without the lock, just before the `update`th UpdateItem arrives.

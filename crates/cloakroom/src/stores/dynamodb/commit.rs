@@ -130,7 +130,7 @@ impl DynamoDb {
     }
 
     /// The change without a lock: the last writer wins. What was there before tells whether that undid another's change.
-    /// Who has the session alone meanwhile keeps it that way.
+    /// Who has the session alone meanwhile keeps it that way, unless it is deleted: that write is refused then.
     pub(super) fn commit_unlocked(
         &mut self,
         id: &SessionId,
