@@ -4,7 +4,7 @@ use testbed::need::Need;
 use testbed::redis::{Redis, Reply};
 use testbed::suite::{Case, case};
 
-use super::{Beside, KEY, Version, wherever_ours};
+use super::{Beside, KEY, Version, assert_life, wherever_ours};
 
 const METHODS: [&str; 3] = ["lzf", "zstd", "lz4"];
 
@@ -93,7 +93,7 @@ fn unchanged_stays(beside: Beside, server: &Redis) {
         let before = stored(server);
         server.command(&["EXPIRE", KEY, "9999"]);
         script(READ).run().ok();
-        assert_eq!(server.command(&["TTL", KEY]), "600");
+        assert_life(server, KEY, 600);
         assert_eq!(stored(server), before, "{method}");
         // Evicted while it was open: written again as it was.
         let evicting = format!(

@@ -150,6 +150,14 @@ fn hold(script: Script) -> Running {
     holder
 }
 
+/// Asserts that a key lives this long. Some of it may have passed: on a machine that stood still up to a minute, by which no
+/// two lives are confused that a test tells apart.
+#[track_caller]
+fn assert_life(server: &Redis, key: &str, expected: i64) {
+    let life: i64 = server.command(&["TTL", key]).parse().unwrap();
+    assert!((expected - 60..=expected).contains(&life), "{key} lives for {life} s, not {expected}");
+}
+
 /// The warnings that are not PHP's own about a handler that failed.
 fn ours(stderr: &str) -> Vec<String> {
     let warnings = stderr.lines().filter_map(|line| line.strip_prefix("Warning: "));

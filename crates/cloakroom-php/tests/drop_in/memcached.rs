@@ -119,12 +119,13 @@ fn life(server: &Memcached, key: &str) -> Option<u32> {
     seconds.parse().ok()
 }
 
-/// Asserts that an item lives this long; the server's clock counts whole seconds.
+/// Asserts that an item lives this long; the server's clock counts whole seconds. Up to a minute of it may have passed, on a
+/// machine that stood still.
 #[track_caller]
 fn assert_life(server: &Memcached, key: &str, expected: u32) {
     let life = life(server, key);
     assert!(
-        life.is_some_and(|seconds| (expected.saturating_sub(5)..=expected + 1).contains(&seconds)),
+        life.is_some_and(|seconds| (expected.saturating_sub(60)..=expected + 1).contains(&seconds)),
         "{key} lives for {life:?}, not {expected}"
     );
 }

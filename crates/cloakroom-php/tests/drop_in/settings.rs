@@ -3,7 +3,7 @@
 use testbed::redis::Redis;
 use testbed::suite::Case;
 
-use super::{Beside, HOLDER, KEY, LOCK, Version, hold, ours, wherever_ours};
+use super::{Beside, HOLDER, KEY, LOCK, Version, assert_life, hold, ours, wherever_ours};
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -99,7 +99,7 @@ fn conflicts_are_counted(beside: Beside, server: &Redis) {
 }
 
 fn time_to_wait(beside: Beside, server: &Redis) {
-    server.command(&["SET", LOCK, "other-host|1", "PX", "60000"]);
+    server.command(&["SET", LOCK, "other-host|1", "PX", "3600000"]);
     let waits = |settings: &[(&str, &str)]| {
         let mut script = beside.script(server, "session_id(ID); var_dump(session_start());");
         for (name, value) in settings {
@@ -160,7 +160,7 @@ fn time_limits(beside: Beside, server: &Redis) {
 }
 
 fn endless_retries(beside: Beside, server: &Redis) {
-    server.command(&["SET", LOCK, "other-host|1", "PX", "60000"]);
+    server.command(&["SET", LOCK, "other-host|1", "PX", "3600000"]);
     let waiter = beside
         .script(server, "session_id(ID); echo session_start() ? 'started' : 'refused';")
         .ini("redis.session.lock_retries", "-1")
@@ -175,7 +175,7 @@ fn endless_retries(beside: Beside, server: &Redis) {
 
 fn lock_failure_readonly(beside: Beside, server: &Redis) {
     server.command(&["SET", KEY, "n|i:1;"]);
-    server.command(&["SET", LOCK, "other-host|1", "PX", "60000"]);
+    server.command(&["SET", LOCK, "other-host|1", "PX", "3600000"]);
     let ran = beside
         .script(
             server,
@@ -194,27 +194,29 @@ fn lock_failure_readonly(beside: Beside, server: &Redis) {
 }
 
 fn early_refresh(beside: Beside, server: &Redis) {
-    let lives = |early: &str, code: &str| {
+    let lives = |early: &str, code: &str, life: i64| {
         server.command(&["SET", KEY, "n|i:1;", "EX", "100"]);
         let script = beside.script(server, code).ini("session.gc_maxlifetime", "700");
-        let exchanges = script.ini("redis.session.early_refresh", early).run().ok();
-        (server.command(&["TTL", KEY]), exchanges)
+        let said = script.ini("redis.session.early_refresh", early).run().ok();
+        assert_life(server, KEY, life);
+        said
     };
     let read_and_close = "session_id(ID); session_start(['read_and_close' => true]);
         echo cloakroom_status()['exchanges'], $_SESSION['n'];";
-    assert_eq!(lives("0", read_and_close), ("100".into(), "11".into()));
-    assert_eq!(lives("1", read_and_close), ("700".into(), "11".into()), "in the same exchange");
+    assert_eq!(lives("0", read_and_close, 100), "11");
+    assert_eq!(lives("1", read_and_close, 700), "11", "in the same exchange");
     let aborted = "session_id('other'); session_start(); session_abort(); $_SESSION = [];
         session_id(ID); session_start(); session_abort();";
-    assert_eq!(lives("0", aborted).0, "100");
-    assert_eq!(lives("1", aborted).0, "700", "under a lock, too");
+    lives("0", aborted, 100);
+    // Under a lock, too.
+    lives("1", aborted, 700);
     let unlocked = "ini_set('redis.session.locking_enabled', 'off'); session_id(ID); session_start();
         session_write_close(); echo cloakroom_status()['exchanges'];";
-    assert_eq!(lives("0", unlocked), ("700".into(), "2".into()));
-    assert_eq!(lives("1", unlocked), ("700".into(), "1".into()), "and then not once more");
+    assert_eq!(lives("0", unlocked, 700), "2");
+    assert_eq!(lives("1", unlocked, 700), "1", "and then not once more");
     let absent =
         "session_id('nobody'); session_start(['read_and_close' => true]); echo json_encode($_SESSION);";
-    assert_eq!(lives("1", absent).1, "[]");
+    assert_eq!(lives("1", absent, 100), "[]");
     assert_eq!(server.command(&["EXISTS", "PHPREDIS_SESSION:nobody"]), "0");
 }
 

@@ -176,7 +176,7 @@ fn wrong_password(beside: Beside) {
     let login = "memcached.sess_sasl_username and memcached.sess_sasl_password";
     assert_eq!(refused(script(USER, "gu3ss")), format!("check {login}"));
     assert_eq!(refused(script("", "")), format!("set {login}"));
-    let text = script("", "").ini("memcached.sess_binary_protocol", "0").ini("cloakroom.timeout", "0.3");
+    let text = script("", "").ini("memcached.sess_binary_protocol", "0");
     let expected = format!(
         "it may speak the binary protocol alone (-S): set memcached.sess_binary_protocol=1, {}",
         login

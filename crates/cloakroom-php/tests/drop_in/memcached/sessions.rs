@@ -243,8 +243,8 @@ fn wait_for_each_other(beside: Beside, server: &Memcached) {
     for (first, second) in [(beside, Beside::Native), (Beside::Native, beside)] {
         let script = |side: Beside| {
             side.script(server, HOLDER)
-                .ini("memcached.sess_lock_retries", "1000")
-                .ini("memcached.sess_lock_expire", "60")
+                .ini("memcached.sess_lock_retries", "10000")
+                .ini("memcached.sess_lock_expire", "600")
                 .ini("memcached.sess_lock_wait_min", "20")
                 .ini("memcached.sess_lock_wait_max", "20")
         };

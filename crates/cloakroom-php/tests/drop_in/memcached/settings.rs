@@ -239,7 +239,7 @@ fn rings(beside: Beside, server: &Memcached) {
         };
         let each = |body: &str| {
             format!(
-                "foreach (range(1, 40) as $i) {{ session_id(\"ring$i\"); session_start(); {body} session_write_close(); }}"
+                "foreach (range(1, 200) as $i) {{ session_id(\"ring$i\"); session_start(); {body} session_write_close(); }}"
             )
         };
         script(beside, &each("$_SESSION['n'] = $i;")).run().ok();
@@ -248,6 +248,7 @@ fn rings(beside: Beside, server: &Memcached) {
             assert_eq!(script(Beside::Native, &read).run().ok(), "", "{hash} {kind}");
         }
         assert_eq!(script(beside, &read).run().ok(), "", "{hash} {kind}");
+        // Where the servers are on the ring follows from their ports: the one with the least has a tenth of it at least.
         for server in [server, &more[0], &more[1]] {
             assert!(!server.keys().is_empty(), "{hash} {kind}: all three have some");
             server.command("flush_all");
