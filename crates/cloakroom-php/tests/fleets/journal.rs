@@ -14,8 +14,9 @@ const WORKERS: u64 = 8;
 const SESSIONS: usize = 40;
 
 /// A worker. Which id a visitor has is in a file, as in a browser's cookie: others may still come with the id of before.
-/// It tells `set ID FOUND NAME READ BEGUN ENDED` of what was acknowledged, `no ...` of a write that was refused, `shut ID` of a
-/// session that did not start, and `gone ID`. Times are the machine's, in nanoseconds.
+/// It tells `set ID FOUND NAME ASKED BEGUN ENDED` of what was acknowledged, `no ...` of a write that was refused, `shut ID` of a
+/// session that did not start, and `gone ID`. Times are the machine's, in nanoseconds. It goes on until one is destroyed,
+/// where that is to happen, however slow the machine is.
 const WORKER: &str = r#"
     $destroy = getenv('DESTROY') === 'true';
     $cookies = getenv('COOKIES');
@@ -25,22 +26,22 @@ const WORKER: &str = r#"
     set_error_handler(function ($no, $text) use (&$bad) { $bad = true; fwrite(STDERR, "$text\n"); return true; });
     $tell = function (string $line) { fwrite(STDOUT, "$line\n"); };
     $count = 0;
-    $read = 0;
-    $update = function () use (&$count, &$read) {
+    $asked = 0;
+    $update = function () use (&$count, &$asked) {
         $found = $_SESSION['by'] ?? '';
         $_SESSION['by'] = getenv('WORKER') . '.' . ++$count;
-        return "$found $_SESSION[by] $read " . hrtime(true);
+        return "$found $_SESSION[by] $asked " . hrtime(true);
     };
     $told = function () use (&$bad) { return $bad ? 'no' : 'set'; };
     fwrite(STDOUT, "ready\n"); fgets(STDIN);
     $end = microtime(true) + (float) getenv('SECONDS');
-    while (microtime(true) < $end) {
+    while (microtime(true) < $end || ($destroy && !file_exists("$cookies/destroyed"))) {
         $bad = false;
         $cookie = $cookies . '/' . mt_rand(0, (int) getenv('SESSIONS') - 1);
         $id = file_get_contents($cookie);
         session_id($id);
+        $asked = hrtime(true);
         if (!@session_start()) { $tell("shut $id"); continue; }
-        $read = hrtime(true);
         if (session_id() !== $id) { session_abort(); continue; }
         $what = mt_rand(0, 9);
         usleep(mt_rand(0, mt_rand(0, 19) ? 2000 : $longest));
@@ -56,7 +57,7 @@ const WORKER: &str = r#"
             $names = $destroy ? null : $update();
             $done = session_regenerate_id($destroy);
             if ($names) $tell($told() . " $id $names " . hrtime(true));
-            elseif (!$bad) $tell("gone $id");
+            elseif (!$bad) { touch("$cookies/destroyed"); $tell("gone $id"); }
             if (!$done) { if (!$names) $tell("shut $id"); session_abort(); continue; }
             $bad = false;
             $new = session_id();
@@ -86,8 +87,8 @@ pub(crate) struct Update {
     found: String,
     name: String,
     acknowledged: bool,
-    /// When its worker had read what it found, began to write, and was told what became of that.
-    read: u64,
+    /// When its worker asked for the session, began to write what it made of what it found, and was told what became of that.
+    asked: u64,
     begun: u64,
     ended: u64,
 }
@@ -167,11 +168,11 @@ impl Journal {
 
     fn note(&mut self, line: &str) {
         match line.split(' ').collect::<Vec<_>>()[..] {
-            [told @ ("set" | "no"), id, found, name, read, begun, ended] => {
+            [told @ ("set" | "no"), id, found, name, asked, begun, ended] => {
                 let (id, found, name) = (id.to_owned(), found.to_owned(), name.to_owned());
                 let acknowledged = told == "set";
-                let [read, begun, ended] = [read, begun, ended].map(|time| time.parse().unwrap());
-                self.updates.push(Update { id, found, name, acknowledged, read, begun, ended });
+                let [asked, begun, ended] = [asked, begun, ended].map(|time| time.parse().unwrap());
+                self.updates.push(Update { id, found, name, acknowledged, asked, begun, ended });
             }
             ["gone", id] => drop(self.destroyed.insert(id.to_owned())),
             ["shut", _] => *self.shut.last_mut().unwrap() += 1,
@@ -207,14 +208,29 @@ impl Journal {
         self.updates.iter().filter(move |update| !update.acknowledged && kind(update.worker()))
     }
 
-    /// The refused writes of a kind of workers that nobody had overtaken: while they had the session, nobody else wrote.
+    /// The refused writes of a kind of workers that nobody had overtaken: what others wrote meanwhile, they had read.
     pub(crate) fn refused_for_nothing(&self, kind: fn(u64) -> bool) -> Vec<&Update> {
         let overtaken = |refused: &Update| {
-            let meanwhile = |update: &Update| update.ended > refused.read && update.begun < refused.ended;
+            // When exactly it read, only the server knows.
+            let known = self.before(refused);
+            let meanwhile = |update: &Update| update.ended > refused.asked && update.begun < refused.ended;
             let others = self.updates.iter().filter(|update| update.name != refused.name);
+            let others = others.filter(|update| !known.contains(update.name.as_str()));
             others.filter(|update| update.id == refused.id).any(meanwhile)
         };
         self.refused(kind).filter(|refused| !overtaken(refused)).collect()
+    }
+
+    /// The names of those that an update was built on.
+    fn before(&self, update: &Update) -> BTreeSet<&str> {
+        let found = |name: &str| self.updates.iter().find(|update| update.name == name);
+        let mut known = BTreeSet::new();
+        let mut next = found(&update.found);
+        while let Some(update) = next {
+            known.insert(update.name.as_str());
+            next = found(&update.found);
+        }
+        known
     }
 
     /// Whether any session was destroyed.
