@@ -4,9 +4,12 @@
 mod ran;
 
 use std::fs::File;
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::{Command, Stdio};
 
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use testbed::TempDir;
 use testbed::memcached::Memcached;
 use testbed::need::Need;
@@ -343,16 +346,27 @@ fn colour_is_for_terminals() {
 
 /// What is seen on a terminal of 200 columns where this is typed.
 fn on_a_terminal(arguments: &[&str], typed: &str, variables: &[(&str, &str)]) -> (String, Option<i32>) {
+    let mut ours = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let theirs = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NOCTTY.bits())
+        .open(ptsname_r(&ours).unwrap())
+        .unwrap();
+    let end = || Stdio::from(theirs.try_clone().unwrap());
     let program = env!("CARGO_BIN_EXE_cloakroom");
-    let command = format!("stty cols 200; exec {program} {}", arguments.join(" "));
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
-    script.env_remove("NO_COLOR").env("TERM", "xterm-256color").envs(variables.iter().copied());
-    let mut running =
-        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    running.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
-    let Output { stdout, status, .. } = running.wait_with_output().unwrap();
-    (String::from_utf8(stdout).unwrap(), status.code())
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("stty cols 200; exec {program} {}", arguments.join(" "))]);
+    shell.env_remove("NO_COLOR").env("TERM", "xterm-256color").envs(variables.iter().copied());
+    let mut running = shell.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+    // What is read ends when nobody has the other side any more, with an error: then it is all there.
+    drop((shell, theirs));
+    ours.write_all(typed.as_bytes()).unwrap();
+    let mut seen = Vec::new();
+    let _ = ours.read_to_end(&mut seen);
+    (String::from_utf8(seen).unwrap(), running.wait().unwrap().code())
 }
 
 fn cloakroom(arguments: &[&str]) -> Ran {
