@@ -1,6 +1,6 @@
 //! A real memcached, in each of the ways that it may be reached.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -344,9 +344,12 @@ fn talk(mut stream: impl Read + Write, bytes: &[u8], whole: fn(&[u8]) -> bool) -
     stream.write_all(bytes)?;
     let (mut answer, mut part) = (Vec::new(), [0; 16 << 10]);
     while !whole(&answer) {
-        match stream.read(&mut part)? {
-            0 => break,
-            length => answer.extend_from_slice(&part[..length]),
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            // A process that was stopped and goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(answer)

@@ -47,7 +47,7 @@ fn demo_with(extension: &str, store: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     command.arg(extension).env("STORE", store).env_remove("KEEP");
     let demo = Process::start(&mut command, directory.path(), "demo");
-    let status = demo.wait(Duration::from_secs(60));
+    let status = demo.wait(Duration::from_secs(200));
     (status.code(), demo.stdout(), demo.stderr())
 }
 
@@ -259,7 +259,8 @@ impl Chromium {
     }
 
     fn wait_for(&mut self, selector: &str, text: &str) {
-        let selected = format!("document.querySelector('{selector}')?.textContent");
+        let selected =
+            format!("document.readyState == 'complete' && document.querySelector('{selector}')?.textContent");
         wait_until(&format!("{selector} is {text}"), SOON, || self.value(&selected) == text);
     }
 

@@ -52,7 +52,8 @@ pub(crate) fn run(contenders: &[Contender], servers: &Servers, effort: Effort) -
         let seconds = if warming || effort.quick { "1s" } else { "2s" };
         for (_, label, fleet, rates) in &mut fleets {
             let output = Command::new(&wrk)
-                .args(["-t2", "-c16", "-d", seconds, "-s"])
+                // On a busy machine an answer that takes long is no failure.
+                .args(["-t2", "-c16", "--timeout", "60s", "-d", seconds, "-s"])
                 .args([&visitors, &fleet.url().into()])
                 .output()
                 .expect("start wrk");
