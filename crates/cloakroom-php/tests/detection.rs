@@ -38,6 +38,9 @@ fn site(page: &str, variables: &[(&str, &str)], configure: impl FnOnce(Plan) -> 
         .cloakroom()
         .clear_env()
         .ini("session.save_handler", "cloakroom")
+        // On a machine that does much else.
+        .ini("cloakroom.timeout", 30)
+        .ini("cloakroom.connect_timeout", 30)
         .ini("html_errors", 0);
     let plan = configure(plan.servers(1).workers(1));
     let plan = variables.iter().fold(plan, |plan, (name, value)| plan.masters_env(name, value));

@@ -93,6 +93,7 @@ fn native(place: &Place, code: &str, handler: &str) -> Script {
         .ini("session.save_path", place.save_path())
         .ini("session.use_cookies", "0")
         .ini("session.use_only_cookies", "0")
+        .limit(LIMIT)
 }
 
 fn files_handler(place: &Place, code: &str) -> Script {

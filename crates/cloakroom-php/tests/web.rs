@@ -7,7 +7,7 @@ mod place;
 use std::path::Path;
 use std::time::Duration;
 
-use place::Place;
+use place::{PATIENCE, Place};
 use testbed::fleet::{Fleet, Plan, writable};
 use testbed::http::Browser;
 use testbed::need::Need;
@@ -58,6 +58,7 @@ fn site(place: &Place, page: &str, configure: impl FnOnce(Plan) -> Plan) -> Site
         .cloakroom()
         .ini("session.save_handler", "cloakroom")
         .ini("session.save_path", place.save_path());
+    let plan = PATIENCE.iter().fold(plan, |plan, (name, value)| plan.ini(name, value));
     Site { fleet: configure(plan).start(), _root: root }
 }
 
@@ -140,19 +141,19 @@ fn workers_take_turns() {
 fn outage() {
     let place = Place::redis();
     let Place::Redis(server) = &place else { unreachable!("it was just made") };
-    let page = "if (!@session_start()) exit('no session');
+    let page = "foreach ($_GET as $name => $value) ini_set('cloakroom.' . $name, $value);
+        if (!@session_start()) exit('no session');
         $_SESSION['n'] = ($_SESSION['n'] ?? 0) + 1;
         echo $_SESSION['n'];";
-    let site = site(&place, page, |plan| {
-        // What was sent while the server was frozen still takes the lock, for a lease.
-        plan.ini("session.use_strict_mode", 1).ini("cloakroom.timeout", "0.2").ini("cloakroom.lease", "1")
-    });
+    let site =
+        site(&place, page, |plan| plan.ini("session.use_strict_mode", 1).ini("cloakroom.lock_wait", "60"));
     let mut visitor = Browser::at(&site.fleet.url());
     assert_eq!(visitor.get("/").body, "1");
     let cookie = visitor.cookie("PHPSESSID").map(str::to_owned);
     server.freeze();
     for _ in 0..3 {
-        let answer = visitor.get("/");
+        // What was sent while the server was frozen still takes the lock, for a lease.
+        let answer = visitor.get("/?timeout=0.2&lease=1");
         assert_eq!((answer.body.as_str(), answer.header("set-cookie")), ("no session", None));
     }
     server.thaw();

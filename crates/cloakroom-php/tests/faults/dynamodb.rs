@@ -182,7 +182,8 @@ fn unanswered_at_start(proxy: &Proxy, place: &Place) {
 
 fn unanswered_at_write(proxy: &Proxy, place: &Place) {
     place.store(ID, b"n|i:1;");
-    let late = holder(place, &[("cloakroom.timeout", "1")], WRITE_AND_TELL);
+    // It is waited for four times: for the answer, for the lock, and twice for its release.
+    let late = holder(place, &[("cloakroom.timeout", "2")], WRITE_AND_TELL);
     proxy.decide(|_| Fault::HangAfter);
     late.say("go on");
     let ran = late.finish();

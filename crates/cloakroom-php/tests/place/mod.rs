@@ -270,10 +270,16 @@ pub(crate) fn item_key(id: &str) -> String {
     format!("PHPSESSID_{id}")
 }
 
+/// How long a server's answer may take on a machine that does much else. Where a time must pass, the case says how long.
+pub(crate) const PATIENCE: [(&str, &str); 2] =
+    [("cloakroom.timeout", "30"), ("cloakroom.connect_timeout", "30")];
+
 /// A script of ours on any save_path, with `ID` defined.
 pub(crate) fn script(save_path: &str, code: &str) -> Script {
-    Script::new(format!("const ID = '{ID}';\n{code}"))
-        .cloakroom()
+    let script = Script::new(format!("const ID = '{ID}';\n{code}")).cloakroom();
+    PATIENCE
+        .iter()
+        .fold(script, |script, (name, value)| script.ini(name, value))
         .ini("session.save_handler", "cloakroom")
         .ini("session.save_path", save_path)
         .ini("session.use_cookies", "0")
