@@ -6,6 +6,8 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 # Where the lines below look, whatever cargo's own configuration says.
 export CARGO_TARGET_DIR := $(CURDIR)/target
+# A registry that is busy for a moment is no failure.
+export CARGO_NET_RETRY ?= 10
 MAKEFLAGS += --no-print-directory
 say = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
 ifneq ($(NO_COLOR)$(CI),)
