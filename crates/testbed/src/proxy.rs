@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::spawn;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, shutdown, sockopt::Linger};
 
-use crate::{free_port, place};
+use crate::{START, free_port, place};
 
 /// A proxy in front of one server; it ends when dropped.
 #[derive(Debug)]
@@ -57,11 +57,12 @@ struct State {
     jitter: Duration,
     random: u64,
     stall: bool,
+    hold_replies: bool,
     cut: Option<Cut>,
     ending: Ending,
     closing: bool,
     listener: Option<Arc<TcpListener>>,
-    open: Vec<Weak<Connection>>,
+    open: Vec<Open>,
     accepted: usize,
     /// How often the counts were reset.
     generation: usize,
@@ -93,6 +94,7 @@ impl Proxy {
                 jitter: Duration::ZERO,
                 random: 0x9E37_79B9_7F4A_7C15,
                 stall: false,
+                hold_replies: false,
                 cut: None,
                 ending: Ending::Reset,
                 closing: false,
@@ -162,15 +164,24 @@ impl Proxy {
         self.shared.lock().ending = ending;
     }
 
-    /// Cuts all connections that are open now.
+    /// Cuts all connections that are open now, and waits until that was done; what is still on its way over them is lost.
+    #[track_caller]
     pub fn cut_now(&self) {
+        for open in self.end_all() {
+            let ended = open.gone.recv_timeout(START);
+            assert_eq!(ended, Err(RecvTimeoutError::Disconnected), "a connection is not cut after {START:?}");
+        }
+    }
+
+    fn end_all(&self) -> Vec<Open> {
         let mut state = self.shared.lock();
-        let ending = state.ending;
-        for connection in state.open.drain(..).filter_map(|open| open.upgrade()) {
+        let (ending, open) = (state.ending, std::mem::take(&mut state.open));
+        for connection in open.iter().filter_map(|open| open.connection.upgrade()) {
             connection.end(ending);
         }
         drop(state);
         self.shared.changed.notify_all();
+        open
     }
 
     /// Refuses new connections (connection refused), or takes them again. Open ones live on.
@@ -194,6 +205,12 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
+    /// Holds back what the server says, or lets it go on. What clients say goes through.
+    pub fn hold_replies(&self, hold: bool) {
+        self.shared.lock().hold_replies = hold;
+        self.shared.changed.notify_all();
+    }
+
     /// Awaited exchanges since the start or [`Proxy::reset_counts`].
     pub fn exchanges(&self) -> usize {
         self.shared.lock().exchanges
@@ -207,7 +224,8 @@ impl Proxy {
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
         let state = self.shared.lock();
-        state.open.iter().filter_map(Weak::upgrade).filter(|open| !open.ended.load(Ordering::SeqCst)).count()
+        let open = state.open.iter().filter_map(|open| open.connection.upgrade());
+        open.filter(|connection| !connection.ended.load(Ordering::SeqCst)).count()
     }
 
     /// Counts from 0 again and forgets what was recorded.
@@ -233,7 +251,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.lock().closing = true;
         self.refuse(true);
-        self.cut_now();
+        self.end_all();
     }
 }
 
@@ -302,6 +320,15 @@ struct Connection {
     server: TcpStream,
     flow: Mutex<Flow>,
     ended: AtomicBool,
+    /// Dropped last: who waits for its end then finds the sockets closed.
+    _gone: Sender<()>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: Weak<Connection>,
+    /// Disconnected once the connection's sockets are closed.
+    gone: Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -358,15 +385,17 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         for stream in [&client, &server] {
             stream.set_nodelay(true).unwrap();
         }
+        let (_gone, gone) = channel();
         let connection = Arc::new(Connection {
             number: state.accepted - 1,
             client,
             server,
             flow: Mutex::new(Flow { last: Direction::Reply, exchange: (0, usize::MAX) }),
             ended: AtomicBool::new(false),
+            _gone,
         });
-        state.open.retain(|open| open.strong_count() > 0);
-        state.open.push(Arc::downgrade(&connection));
+        state.open.retain(|open| open.connection.strong_count() > 0);
+        state.open.push(Open { connection: Arc::downgrade(&connection), gone });
         for direction in [Direction::Request, Direction::Reply] {
             let (sender, receiver) = channel();
             let (to_read, to_write) = (Arc::clone(&connection), Arc::clone(&connection));
@@ -423,8 +452,14 @@ fn write(
     let _ = std::fs::write(format!("/proc/{}/timerslack_ns", nix::unistd::gettid()), "1");
     for (due, step) in receiver {
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let stalled = |state: &mut State| state.stall && !connection.ended.load(Ordering::SeqCst);
-        drop(shared.changed.wait_while(shared.lock(), stalled).unwrap());
+        let ended = || connection.ended.load(Ordering::SeqCst);
+        let held = |state: &mut State| {
+            !ended() && (state.stall || (state.hold_replies && direction == Direction::Reply))
+        };
+        drop(shared.changed.wait_while(shared.lock(), held).unwrap());
+        if ended() {
+            return;
+        }
         match step {
             Step::Bytes(bytes) => {
                 if to.write_all(&bytes).is_err() {
@@ -432,7 +467,12 @@ fn write(
                 }
             }
             Step::Finished => drop(to.shutdown(Shutdown::Write)),
-            Step::End(ending) => connection.end(ending),
+            Step::End(ending) => {
+                // Who waits for leave to go on in the other direction sees it.
+                let _state = shared.lock();
+                connection.end(ending);
+                shared.changed.notify_all();
+            }
         }
     }
 }

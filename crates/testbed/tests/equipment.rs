@@ -59,6 +59,7 @@ fn main() {
         case("the_proxy_cuts_before_a_request_or_before_its_reply", &[], proxy_cut_exchange),
         case("the_proxy_refuses_and_accepts_again_on_its_port", &[], proxy_refuse),
         case("the_proxy_stalls_and_goes_on", &[], proxy_stall),
+        case("the_proxy_holds_back_replies_alone", &[Need::Redis], proxy_hold_replies),
         case("the_proxy_ends_open_connections_as_it_was_told", &[], proxy_endings),
         case("the_browser_reads_chunks_and_keeps_cookies", &[], browser),
         case("a_fleet_answers_in_turn_each_with_its_settings", &[Need::PhpFpm, Need::Nginx], fleet),
@@ -355,15 +356,6 @@ fn asked(stream: &mut TcpStream, text: &str) -> String {
     String::from_utf8(received(stream, text.len())).unwrap()
 }
 
-/// How the other side ended the connection: `None` for an orderly close.
-fn ended(stream: &mut TcpStream) -> Option<ErrorKind> {
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    let mut rest = Vec::new();
-    let error = stream.read_to_end(&mut rest).err().map(|error| error.kind());
-    assert_eq!(rest, b"");
-    error
-}
-
 fn proxy_counts() {
     let proxy = Proxy::to(shouting());
     let mut first = TcpStream::connect(proxy.address()).unwrap();
@@ -468,6 +460,28 @@ fn proxy_stall() {
     assert_eq!(stream.read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::WouldBlock);
     proxy.stall(false);
     assert_eq!(received(&mut stream, 3), b"ONE");
+    // What a cut finds held back is lost.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::to(listener.local_addr().unwrap().to_string());
+    proxy.stall(true);
+    TcpStream::connect(proxy.address()).unwrap().write_all(b"one").unwrap();
+    wait_until("the proxy has the request", SOON, || proxy.exchanges() == 1);
+    proxy.cut_now();
+    proxy.stall(false);
+    assert_eq!(received(&mut listener.accept().unwrap().0, 3), b"");
+}
+
+fn proxy_hold_replies() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(redis.address());
+    proxy.hold_replies(true);
+    let mut stream = TcpStream::connect(proxy.address()).unwrap();
+    stream.write_all(b"INCR n\r\n").unwrap();
+    wait_until("it is done", SOON, || redis.command(&["INCRBY", "n", "0"]) == "1");
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(stream.read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    proxy.hold_replies(false);
+    assert_eq!(received(&mut stream, 4), b":1\r\n");
 }
 
 fn proxy_endings() {
@@ -477,7 +491,10 @@ fn proxy_endings() {
         assert_eq!(asked(&mut stream, "one"), "ONE");
         proxy.ending(ending);
         proxy.cut_now();
-        assert_eq!(ended(&mut stream), seen);
+        // At once, whatever the proxy's threads are doing.
+        stream.set_nonblocking(true).unwrap();
+        let read = stream.read(&mut [0; 10]);
+        assert_eq!(read.map(|read| assert_eq!(read, 0)).err().map(|error| error.kind()), seen);
     }
 }
 
