@@ -18,10 +18,9 @@ use super::lock::{Held, Item};
 use super::wire::{Answer, Ask, Expiry};
 use crate::{Change, Deadline, ErrorKind, Result};
 
-/// How long a server that is left out may take to answer that it is back.
-const PROBE: Duration = Duration::from_millis(500);
-/// How long a copy may keep a request; a server that takes longer goes without for a while.
-const COPYING: Duration = Duration::from_millis(500);
+/// How long a request waits at least for what it can do without: that a server which is left out answers that it is back,
+/// and that a replica has its copy. Where `timeout` is long, a fifth of it.
+const ASIDE: Duration = Duration::from_millis(500);
 /// How long a deleted session is remembered where an old record of it may come back.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -34,10 +33,16 @@ pub(super) struct Elsewhere {
 }
 
 impl Memcached {
+    /// How long a server may take to answer what a request can do without.
+    fn aside(&self) -> Duration {
+        let timeout = self.options.timeout.unwrap_or(self.settings.timeout);
+        ASIDE.max(timeout / 5)
+    }
+
     /// Asks the servers that are left out, but may be back.
     pub(super) fn ask_again(&mut self, servers: &[usize], key: &[u8], by: Deadline) {
         for at in servers {
-            let _ = self.attempt(*at, [Ask::Get { key }], by.within(PROBE));
+            let _ = self.attempt(*at, [Ask::Get { key }], by.within(self.aside()));
         }
     }
 
@@ -101,7 +106,7 @@ impl Memcached {
         let mut gone = true;
         let others = place.copies.iter().filter(|at| !place.replicas.contains(at));
         for at in place.replicas.iter().chain(others) {
-            let deleted = self.insist(*at, [Ask::Delete { key: &place.session }], by.within(COPYING));
+            let deleted = self.insist(*at, [Ask::Delete { key: &place.session }], by.within(self.aside()));
             gone &= matches!(deleted, Ok([Answer::Done | Answer::Missing]));
         }
         // A server that does not answer is not among them.
@@ -142,7 +147,7 @@ impl Memcached {
         }
         let set = Ask::Set { key: &place.session, value, expiry };
         for at in &place.replicas {
-            let _ = self.insist(*at, [set], by.within(COPYING));
+            let _ = self.insist(*at, [set], by.within(self.aside()));
         }
         Ok(())
     }
