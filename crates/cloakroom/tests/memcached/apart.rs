@@ -6,8 +6,8 @@ use testbed::proxy::Proxy;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
-use crate::{LIMIT, MEMCACHED, key, lock_key};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon};
+use crate::{LIMIT, MEMCACHED, key, lock_key, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

@@ -8,8 +8,8 @@ use testbed::memcached::Memcached;
 use testbed::need::Need;
 use testbed::suite::{Case, case};
 
-use crate::MEMCACHED;
-use crate::worker::{soon, store};
+use crate::worker::soon;
+use crate::{MEMCACHED, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

@@ -6,8 +6,8 @@ use cloakroom::{Access, Change, ErrorKind, SessionId, Unknown};
 use testbed::memcached::Memcached;
 use testbed::suite::{Case, case};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store};
-use crate::{MEMCACHED, key, leased, lock_key, released};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon};
+use crate::{MEMCACHED, key, leased, lock_key, released, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -27,10 +27,15 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
+#[track_caller]
 fn ttl(memcached: &Memcached, key: &str) -> i64 {
+    life(memcached, key).unwrap_or_else(|| panic!("{key} is gone"))
+}
+
+fn life(memcached: &Memcached, key: &str) -> Option<i64> {
     let answer = memcached.command(&format!("mg {key} t"));
-    let seconds = answer.strip_prefix("HD t").and_then(|rest| rest.strip_suffix("\r\n"));
-    seconds.unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
+    let seconds = answer.strip_prefix("HD t").and_then(|rest| rest.strip_suffix("\r\n"))?;
+    Some(seconds.parse().unwrap())
 }
 
 fn a_lock_says_whose_it_is() {
@@ -38,13 +43,14 @@ fn a_lock_says_whose_it_is() {
     // Memcached's clock is coarse: it may end an item a second early, which the lease must outlast.
     for (lease, seconds) in [(15_000, 16), (1, 2), (1_001, 3)] {
         let mut store = leased(&format!("memcached://{}", memcached.address()), Duration::from_millis(lease));
-        let lives = (0..20).map(|number| {
+        let lives = (0..20).filter_map(|number| {
             let session = format!("abc{lease}-{number}");
             let (_, _hold) = lock(store.as_mut(), &id(&session));
-            let value = String::from_utf8(memcached.get(&lock_key(&session)).unwrap()).unwrap();
+            // A short one may have ended before anybody looks.
+            let value = String::from_utf8(memcached.get(&lock_key(&session))?).unwrap();
             assert!(value.starts_with("cloakroom:"), "{value}");
             assert!(value.ends_with(&format!(":{}", std::process::id())), "{value}");
-            ttl(&memcached, &lock_key(&session))
+            life(&memcached, &lock_key(&session))
         });
         // Its clock ticks in between for some.
         assert_eq!(lives.max(), Some(seconds), "a lease of {lease} ms");
@@ -87,7 +93,8 @@ fn a_session_lives_for_more_than_thirty_days() {
         let (_, hold) = lock(store.as_mut(), &id("abc"));
         store.commit(&id("abc"), hold, change, soon()).unwrap();
         let life = ttl(&memcached, &key("abc"));
-        assert!((40 * 24 * 3600 - 60..=40 * 24 * 3600 + 1).contains(&life), "{change:?}: {life}");
+        // Its clock is a second or two behind ours, and more while it does not come to run.
+        assert!((40 * 24 * 3600 - 60..=40 * 24 * 3600 + 60).contains(&life), "{change:?}: {life}");
         // From the next round on, what would be there without it.
         store.open(&id("abc"), Access::ReadOnly, soon()).unwrap();
         memcached.command(&format!("touch {} 100", key("abc")));

@@ -7,8 +7,8 @@ use testbed::memcached::Memcached;
 use testbed::suite::{Case, case};
 
 use crate::three::Three;
-use crate::worker::{LIFETIME, id, lock, put, soon, store};
-use crate::{MEMCACHED, lock_key};
+use crate::worker::{LIFETIME, id, lock, put, soon};
+use crate::{MEMCACHED, lock_key, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

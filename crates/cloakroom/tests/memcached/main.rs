@@ -73,9 +73,20 @@ fn queue_key(session: &str) -> String {
     format!("memc.sess.key.wait.{session}")
 }
 
+/// The settings of a worker to whom a machine that stands still for seconds makes no difference. Its leases end after every wait
+/// of a test: what is released is so because it was given back.
+fn patient() -> Settings {
+    Settings { timeout: LIMIT, connect_timeout: LIMIT, lease: 10 * LIMIT, ..Settings::default() }
+}
+
+/// A patient worker's store.
+fn store(save_path: &str) -> Box<dyn Store> {
+    worker::store_with(save_path, patient())
+}
+
 /// A store with this lease.
 fn leased(save_path: &str, lease: Duration) -> Box<dyn Store> {
-    worker::store_with(save_path, Settings { lease, ..Settings::default() })
+    worker::store_with(save_path, Settings { lease, ..patient() })
 }
 
 /// How many wait for this session.

@@ -11,8 +11,8 @@ use testbed::php::Script;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store};
-use crate::{LIMIT, key, lock_key, waiters};
+use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon};
+use crate::{LIMIT, key, lock_key, store, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
     let needs = &[Need::Memcached, Need::Php, Need::PhpMemcached, Need::PhpIgbinary];

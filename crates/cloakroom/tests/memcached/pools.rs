@@ -1,13 +1,15 @@
 //! Servers of a ring that are killed, stopped, cut off or empty when they come back.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use cloakroom::{Access, Change, ErrorKind, Store};
+use cloakroom::{Access, Change, Deadline, ErrorKind, Store};
 use testbed::suite::{Case, case};
+use testbed::wait_until;
 
 use crate::three::Three;
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon};
-use crate::{MEMCACHED, key, lock_key};
+use crate::{LIMIT, MEMCACHED, key, lock_key};
 
 pub(crate) fn cases() -> Vec<Case> {
     let cases: &[(&str, fn())] = &[
@@ -119,8 +121,11 @@ fn others_take_the_sessions_of_a_server_that_is_removed_and_give_them_back() {
         assert!(store.exists(&id(&session), soon()).unwrap());
         assert_eq!(read(store.as_mut(), &id(&session)).unwrap(), b"n|i:4;");
     }
-    put(first.as_mut(), &id(&session), b"n|i:5;");
-    assert_eq!(three.having(&session), [0], "it is home again");
+    // At once, or two seconds later where it took a moment to see that the server was away.
+    wait_until("it is home again", LIMIT, || {
+        put(first.as_mut(), &id(&session), b"n|i:5;");
+        three.having(&session) == [0]
+    });
     for store in [&mut first, &mut second, &mut three.store()] {
         assert_eq!(lock_and_keep(store.as_mut(), &session).unwrap(), b"n|i:5;");
     }
@@ -136,7 +141,7 @@ fn a_server_that_hung_gives_out_nothing_that_is_old() {
     let three = Three::with("remove_failed_servers=1");
     let session = three.session_on(0, b"n|i:1;");
     let touched = &mut three.store();
-    let mut store = three.store();
+    let mut store = three.hasty();
     put(store.as_mut(), &id(&session), b"n|i:2;");
     three.servers[0].freeze();
     assert_eq!(lock_and_keep(store.as_mut(), &session), None, "nobody can read it now");
@@ -157,7 +162,7 @@ fn a_server_that_hung_gives_out_nothing_that_is_old() {
 fn a_session_that_was_deleted_while_its_server_hung_stays_deleted() {
     let three = Three::with("remove_failed_servers=1");
     let session = three.session_on(0, b"user|i:7;");
-    let mut store = three.store();
+    let mut store = three.hasty();
     three.servers[0].freeze();
     let (_, hold) = lock(store.as_mut(), &id(&session));
     store.commit(&id(&session), hold, Change::Delete, soon()).unwrap();
@@ -185,7 +190,10 @@ fn who_has_left_a_server_out_finds_what_others_took_back_to_it() {
     put(three.store().as_mut(), &id(&stayed), b"n|i:7;");
     let mut slow = three.store();
     three.servers[0].freeze();
-    put(slow.as_mut(), &id(&moved), b"n|i:2;");
+    put(three.hasty().as_mut(), &id(&moved), b"n|i:2;");
+    let briefly = Deadline::after(Duration::from_millis(200));
+    let error = slow.open(&id(&moved), Access::ReadOnly, briefly).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     three.servers[0].thaw();
     // The others take it home before this one looks at its server again.
     put(three.store().as_mut(), &id(&moved), b"n|i:3;");
@@ -279,7 +287,7 @@ fn without_a_lock_a_newer_record_stays_where_it_is() {
         let three = Three::with("remove_failed_servers=1");
         let session = three.session_on(0, b"n|i:1;");
         three.servers[0].freeze();
-        put(three.store().as_mut(), &id(&session), b"n|i:2;");
+        put(three.hasty().as_mut(), &id(&session), b"n|i:2;");
         three.servers[0].thaw();
         let mut store = three.store();
         let opened = store.open(&id(&session), access, soon()).unwrap();
@@ -299,24 +307,23 @@ fn without_a_lock_a_deleted_session_takes_its_old_record_along() {
         let three = Three::with("remove_failed_servers=1");
         let session = three.session_on(0, b"n|i:1;");
         three.servers[0].freeze();
-        put(three.store().as_mut(), &id(&session), b"n|i:2;");
+        put(three.hasty().as_mut(), &id(&session), b"n|i:2;");
         three.servers[0].thaw();
-        delete(&three, &session, access);
+        delete(three.store().as_mut(), &session, access);
         assert_eq!(lock_and_keep(three.store().as_mut(), &session).unwrap_or_default(), b"", "{access:?}");
     }
     for access in [Access::Unlocked, Access::Versioned] {
         let three = Three::with("remove_failed_servers=1&replicas=2");
         let session = three.session_on(0, b"n|i:1;");
         three.servers[0].freeze();
-        delete(&three, &session, access);
+        delete(three.hasty().as_mut(), &session, access);
         three.servers[0].thaw();
         assert_eq!(three.record(0, &session).unwrap(), b"n|i:1;", "the old record is back");
         assert_eq!(lock_and_keep(three.store().as_mut(), &session).unwrap_or_default(), b"", "{access:?}");
     }
 }
 
-fn delete(three: &Three, session: &str, access: Access) {
-    let mut store = three.store();
+fn delete(store: &mut dyn Store, session: &str, access: Access) {
     let opened = store.open(&id(session), access, soon()).unwrap();
     assert!(opened.record.is_some());
     store.commit(&id(session), opened.hold, Change::Delete, soon()).unwrap();

@@ -5,7 +5,8 @@ use testbed::need::Need;
 use testbed::php::Script;
 use testbed::suite::{Case, case};
 
-use crate::worker::{id, soon, store};
+use crate::store;
+use crate::worker::{id, soon};
 
 pub(crate) fn cases() -> Vec<Case> {
     let beside = &[Need::Memcached, Need::Php, Need::PhpMemcached];
@@ -110,7 +111,8 @@ fn php_memcached_and_we_agree(
     let shares: Vec<u64> = servers.iter().map(|server| server.stat("curr_items")).collect();
     println!("php-memcached keeps {shares:?} of {sessions} sessions on its servers");
     assert_eq!(shares.iter().sum::<u64>(), sessions as u64);
-    assert!(shares.iter().all(|share| *share > sessions as u64 / 10), "{shares:?}");
+    // How much of a ring a server has depends on its port.
+    assert!(shares.iter().all(|share| *share > sessions as u64 / 50), "{shares:?}");
     let mut store = store(&format!("memcached://{list}{options}"));
     for session in ids {
         assert!(store.exists(&id(session), soon()).unwrap(), "{session} is on another server");

@@ -4,8 +4,8 @@ use cloakroom::{Change, Store};
 use testbed::memcached::Memcached;
 use testbed::proxy::Proxy;
 
-use crate::key;
-use crate::worker::{id, lock, put, soon, store};
+use crate::worker::{id, lock, put, soon};
+use crate::{key, store};
 
 /// Three servers, and a URL of them.
 pub(crate) struct Three {
@@ -39,6 +39,11 @@ impl Three {
 
     pub(crate) fn store(&self) -> Box<dyn Store> {
         store(&self.url)
+    }
+
+    /// A worker that gives up a server that hangs, after 2.5 seconds; others must not stand still for that long.
+    pub(crate) fn hasty(&self) -> Box<dyn Store> {
+        crate::worker::store(&self.url)
     }
 
     /// The servers that have this session.

@@ -3,8 +3,8 @@
 use testbed::memcached::Memcached;
 use testbed::suite::{Case, case};
 
-use crate::MEMCACHED;
-use crate::worker::{id, read, store};
+use crate::worker::{id, read};
+use crate::{MEMCACHED, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![case("a_session_that_nobody_stored_is_none", MEMCACHED, a_session_that_nobody_stored_is_none)]
