@@ -190,13 +190,13 @@ impl Client {
                 Ok(answer)
             }
             Some(Err(failure)) => {
-                let failure = Failure::of(failure, reached);
+                let failure = Failure::of(failure, reached, &self.options);
                 if let Failure::Unmet(item) = &failure {
                     self.tally(|tally| tally.billed_unmet(purpose, item.as_ref()));
                 }
                 Err(failure)
             }
-            None => Err(Failure::late(reached)),
+            None => Err(Failure::late(reached, &self.options)),
         }
     }
 

@@ -144,11 +144,11 @@ impl Engine {
     /// What signs requests.
     pub(super) fn credentials(&self, by: Deadline) -> Result<Credentials, Failure> {
         let Some(Driven { signing, runtime, .. }) = &self.driven else {
-            return Err(Failure::late(Reached::Nothing));
+            return Err(Failure::NoCredentials(Missing::Late));
         };
         match drive(runtime, || in_time(by, signing.provide_credentials())) {
             Some(told) => told.map_err(|error| Failure::NoCredentials(Missing::of(&error))),
-            None => Err(Failure::late(Reached::Nothing)),
+            None => Err(Failure::NoCredentials(Missing::Late)),
         }
     }
 

@@ -108,7 +108,11 @@ const SIGNATURE: &[&str] =
     &["InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignatureException"];
 
 impl Failure {
-    pub(super) fn of<E: Refused>(error: SdkError<E, HttpResponse>, reached: Reached) -> Self {
+    pub(super) fn of<E: Refused>(
+        error: SdkError<E, HttpResponse>,
+        reached: Reached,
+        options: &Options,
+    ) -> Self {
         match error {
             SdkError::ServiceError(context) => {
                 let status = context.raw().status().as_u16();
@@ -129,7 +133,7 @@ impl Failure {
                     Failure::foreign(context.raw().status().as_u16(), "an answer that is no JSON".into())
                 }
             },
-            SdkError::TimeoutError(_) => Failure::late(reached),
+            SdkError::TimeoutError(_) => Failure::late(reached, options),
             other => {
                 let source: &(dyn StdError + 'static) = &other;
                 if let Some(error) = find::<CredentialsError>(source) {
@@ -150,8 +154,10 @@ impl Failure {
     }
 
     /// There was no more time.
-    pub(super) fn late(reached: Reached) -> Self {
+    pub(super) fn late(reached: Reached, options: &Options) -> Self {
         match reached {
+            // The URL's key is not waited for: this host stood still before it could ask.
+            Reached::Nothing if options.credentials.is_some() => Failure::NotConnected(Cause::Time),
             Reached::Nothing => Failure::NoCredentials(Missing::Late),
             Reached::Signed => Failure::NotConnected(Cause::Time),
             Reached::Sent { .. } => Failure::Late,
@@ -470,4 +476,24 @@ pub(super) fn no_configuration(options: &Options) -> Error {
     Error::new(ErrorKind::Timeout, "AWS's configuration was not found in time")
         .hint("write the region before the table, or set AWS_REGION: without it the instance's metadata service is asked")
         .on(options.shown.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Environment, SavePath};
+
+    #[test]
+    fn a_host_that_stood_still_is_not_said_to_lack_the_credentials_of_its_url() {
+        let late = |save_path: &str| {
+            let Ok(SavePath::Store(url)) = SavePath::parse(save_path, &Environment::default()) else {
+                panic!("{save_path} is a URL")
+            };
+            Failure::late(Reached::Nothing, &Options::parse(&url).unwrap())
+        };
+        let given = late("dynamodb://key:secret@eu-west-1/sessions");
+        assert_eq!(given.remedy(), Remedy::Connect, "{given:?}");
+        let chain = late("dynamodb://eu-west-1/sessions");
+        assert!(matches!(chain, Failure::NoCredentials(Missing::Late)), "{chain:?}");
+    }
 }
