@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{Engine, VERSION};
 use crate::http::{self, Response};
-use crate::{free_port, place};
+use crate::{START, free_port, place, wait_until};
 
 /// A proxy in front of one engine; it ends when dropped.
 #[derive(Debug)]
@@ -200,11 +200,12 @@ impl Proxy {
         self.shared.lock().time_matters = true;
     }
 
-    /// Ends all connections that are open now, as a front does that has seen them idle for long.
+    /// Ends all connections that are open now, as a front does that has seen them idle for long, and waits until the
+    /// clients' ends can know.
     pub fn hang_up(&self) {
-        for (_, client) in self.shared.lock().open.drain(..) {
-            let _ = client.shutdown(Shutdown::Both);
-        }
+        self.shared.hang_up();
+        // That is sent at once, but on a busy machine it may arrive later.
+        wait_until("the clients' ends know", START, || !on_its_way(self.port));
     }
 
     /// What was asked since the start or [`Proxy::reset_counts`], in the order in which it came.
@@ -248,13 +249,19 @@ impl Drop for Proxy {
         // The accepting thread holds it too, and sees this as an error.
         let _ = nix::sys::socket::shutdown(state.listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
         drop(state);
-        self.hang_up();
+        self.shared.hang_up();
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn hang_up(&self) {
+        for (_, client) in self.lock().open.drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
     }
 
     /// Has the engine answer.
@@ -361,6 +368,16 @@ fn serve(shared: &Shared, number: usize, client: &TcpStream) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the end of a connection at this loopback port was sent and is not acknowledged yet (`FIN_WAIT1`).
+fn on_its_way(port: u16) -> bool {
+    let here = format!("0100007F:{port:04X}");
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    connections.lines().any(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        columns.next() == Some(&here) && columns.nth(1) == Some("04")
+    })
 }
 
 fn until_it_leaves(mut client: &TcpStream) -> Result<()> {
