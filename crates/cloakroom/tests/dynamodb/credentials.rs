@@ -1,19 +1,18 @@
 //! Who signs requests, and for which region: AWS's own chain, asked under the environment that PHP was started with.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloakroom::{Access, Change, Environment, ErrorKind, Settings, Store};
 use serde_json::json;
-use testbed::TempDir;
 use testbed::dynamodb::Fault;
 use testbed::suite::Case;
+use testbed::{TempDir, wait_until};
 
 use crate::service::Service;
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store_with};
-use crate::{Proxied, proxied};
+use crate::{LIMIT, Proxied, patient, proxied};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -54,7 +53,7 @@ fn bare(proxied: &Proxied) -> String {
 }
 
 fn worker(save_path: &str, more: &[(&str, &str)]) -> Box<dyn Store> {
-    store_with(save_path, Settings { environment: environment(more), ..Settings::default() })
+    store_with(save_path, Settings { environment: environment(more), ..patient() })
 }
 
 /// Who signed the last request: the key's id, the region, the session token.
@@ -161,14 +160,13 @@ fn a_profile_signs(proxied: &Proxied) {
 
 /// A script that says how often it was run.
 fn program(directory: &TempDir, lines: &str) -> String {
-    let path = directory.path().join("credentials.sh");
+    let runs = directory.path().join("runs");
+    let path = directory.write("credentials.sh", format!("echo run >> '{}'\n{lines}\n", runs.display()));
+    // By name of the shell: a file that was just written cannot be run itself while another case's child has it open.
     directory.write(
-        "credentials.sh",
-        format!("#!/bin/sh\necho run >> '{}/runs'\n{lines}\n", directory.path().display()),
+        "config",
+        format!("[default]\nregion = eu-west-1\ncredential_process = sh {}\n", path.display()),
     );
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    directory
-        .write("config", format!("[default]\nregion = eu-west-1\ncredential_process = {}\n", path.display()));
     directory.path().join("config").display().to_string()
 }
 
@@ -249,7 +247,15 @@ fn an_instance_signs(proxied: &Proxied) {
     let more =
         [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint.as_str())];
     let mut worker = worker(&bare(proxied), &more);
-    read(worker.as_mut(), &id("abc"));
+    // AWS's client waits for a second, and then there is no region: the machine may stand still for longer.
+    wait_until("the instance has told", LIMIT, || {
+        let asked = worker.open(&id("abc"), Access::ReadOnly, soon());
+        asked
+            .inspect_err(|error| {
+                assert!(matches!(error.kind(), ErrorKind::Config | ErrorKind::Auth), "{error}")
+            })
+            .is_ok()
+    });
     assert_eq!(signer(proxied), signed("AKIDROLE", "eu-north-1", Some("tok")));
     let asked = service.seen().len();
     use_it(worker.as_mut());
@@ -382,7 +388,7 @@ fn rotated_in_a_file(proxied: &Proxied) {
 
 /// Those of the service are over already: AWS's own client and ours ask before each use, and go on with what there is.
 fn expiring(proxied: &Proxied) {
-    let service = rotating("2026-01-01T00:00:00Z");
+    let service = rotating("2020-01-01T00:00:00Z");
     let uri = format!("{}/v1", service.endpoint());
     let more = [("AWS_REGION", "eu-west-1"), ("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri.as_str())];
     let mut worker = worker(&bare(proxied), &more);
@@ -423,16 +429,19 @@ fn no_credentials(proxied: &Proxied) {
 fn silent_metadata(proxied: &Proxied) {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let more =
+    let instance =
         [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint.as_str())];
-    let impatient = Settings {
-        environment: environment(&more),
-        connect_timeout: Duration::from_millis(100),
-        timeout: Duration::from_millis(200),
+    let impatient = |timeout: Duration, more: &[(&str, &str)]| Settings {
+        environment: environment(more),
+        connect_timeout: timeout,
+        timeout,
         ..Settings::default()
     };
+    // AWS's client gives up that of an instance after a second by itself, and that of a container after five.
+    let time = Duration::from_millis(150);
     let save_path = proxied.save_path.replace("key:secret@", "");
-    let error = store_with(&save_path, impatient.clone()).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    let silent = impatient(time, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &endpoint)]);
+    let error = store_with(&save_path, silent).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(
         error.to_string().replace(&save_path, "URL"),
@@ -442,14 +451,16 @@ fn silent_metadata(proxied: &Proxied) {
     );
     // A program that hangs.
     let directory = TempDir::new();
-    let config = program(&directory, "exec sleep 3");
-    let hanging = Settings { environment: environment(&[("AWS_CONFIG_FILE", &config)]), ..impatient.clone() };
+    let there = directory.path().display();
+    let config = program(&directory, &format!("while [ -d '{there}' ]; do sleep 0.1; done"));
+    let hanging = impatient(time, &[("AWS_CONFIG_FILE", &config)]);
     let error = store_with(&save_path, hanging).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains(": no AWS credentials were given in time (store "), "{error}");
     // It is asked for the region as well, where nobody names one.
     let save_path = bare(proxied);
-    let error = store_with(&save_path, impatient).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    let no_time = impatient(Duration::from_millis(1), &instance);
+    let error = store_with(&save_path, no_time).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(
         error.to_string().replace(&save_path, "URL"),
@@ -457,7 +468,7 @@ fn silent_metadata(proxied: &Proxied) {
          hint: write the region before the table, or set AWS_REGION: without it the instance's metadata service is asked"
     );
     // Who has the time hears that there are none.
-    let error = worker(&proxied.save_path.replace("key:secret@", ""), &more)
+    let error = worker(&proxied.save_path.replace("key:secret@", ""), &instance)
         .open(&id("abc"), EXCLUSIVE, soon())
         .unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Auth | ErrorKind::Timeout), "{error}");

@@ -9,7 +9,7 @@ use testbed::suite::{Case, case};
 use testbed::wait_until;
 
 use crate::worker::{LIFETIME, id, lock, read, soon};
-use crate::{LIMIT, LOCAL, Sessions, key, now, short};
+use crate::{LIMIT, LOCAL, Sessions, key, now, patient, short};
 
 pub(crate) fn cases() -> Vec<Case> {
     let name = "AWS's own engine: what_has_expired_is_deleted_and_what_is_locked_is_not";
@@ -19,9 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
 /// One case, for the engine takes its time: it looks every ten seconds or so.
 fn deleted(sessions: &Sessions) {
     sessions.table.expire_by("expires");
-    let mut store = sessions.worker_with(Settings { lease: 2 * LIMIT, ..Settings::default() });
-    let mut renewing =
-        sessions.worker_with(Settings { lease: Duration::from_secs(6), ..Settings::default() });
+    let mut store = sessions.worker_with(Settings { lease: 2 * LIMIT, ..patient() });
+    let mut renewing = sessions.worker_with(Settings { lease: Duration::from_secs(6), ..patient() });
     // The first request of a worker takes longest.
     assert!(!store.exists(&id("any"), soon()).unwrap() && !renewing.exists(&id("any"), soon()).unwrap());
     let soon_over = json!({"N": (now() + 10).to_string()});

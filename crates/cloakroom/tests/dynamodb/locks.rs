@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use cloakroom::{Access, Change, Committed, ErrorKind, Settings, Unknown};
+use cloakroom::{Access, Change, Committed, ErrorKind, Unknown};
 use serde_json::{Value, json};
 use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store};
-use crate::{Sessions, both, key, now, quick, save_path, short, worker};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon};
+use crate::{Sessions, both, key, now, patient, quick, short, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
@@ -55,6 +55,9 @@ fn put_expiring(sessions: &Sessions, seconds: i64) -> i64 {
     at
 }
 
+/// So soon expires what would before a lease ends, and not before the case does.
+const SOONER: i64 = 60;
+
 const REFUSE: Access = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Refuse };
 
 fn given_up(sessions: &Sessions) {
@@ -68,7 +71,7 @@ fn given_up(sessions: &Sessions) {
     store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
     assert_eq!(sessions.table.scan(), Vec::<Value>::new());
     // What expires soon is put off, and then expires when it would have.
-    let at = put_expiring(sessions, 8);
+    let at = put_expiring(sessions, SOONER);
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     assert!(expires(&item(sessions)) > at, "{}", item(sessions));
     store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
@@ -78,7 +81,7 @@ fn given_up(sessions: &Sessions) {
 
 fn after_a_death(sessions: &Sessions) {
     let (mut dies, mut next) = (sessions.worker_with(short()), sessions.worker());
-    for seconds in [1440, 8] {
+    for seconds in [1440, SOONER] {
         let at = put_expiring(sessions, seconds);
         lock(dies.as_mut(), &id("abc"));
         let (record, hold) = lock(next.as_mut(), &id("abc"));
@@ -99,7 +102,7 @@ fn after_a_death(sessions: &Sessions) {
 /// `cloakroom.lock=off` elsewhere.
 fn written_without_the_lock(sessions: &Sessions) {
     let (mut holder, mut other) = (sessions.worker(), sessions.worker());
-    for seconds in [None, Some(8), Some(1440)] {
+    for seconds in [None, Some(SOONER), Some(1440)] {
         sessions.table.delete(&key("abc"));
         if let Some(seconds) = seconds {
             put_expiring(sessions, seconds);
@@ -152,7 +155,7 @@ fn write_before(sessions: &Sessions, proxy: &Proxy, update: u32) {
 
 fn written_while_cleared(sessions: &Sessions) {
     let proxy = Proxy::to(sessions.engine);
-    put_expiring(sessions, -5);
+    put_expiring(sessions, -60);
     let mut store = sessions.worker_behind(&proxy);
     write_before(sessions, &proxy, 2);
     let (record, hold) = lock(store.as_mut(), &id("abc"));
@@ -199,7 +202,7 @@ fn touched_beside_native(sessions: &Sessions) {
 
 fn renewed(sessions: &Sessions) {
     let mut store = sessions.worker();
-    for (seconds, put_off) in [(1440, false), (8, true)] {
+    for (seconds, put_off) in [(1440, false), (SOONER, true)] {
         let at = put_expiring(sessions, seconds);
         let opened = store.open(&id("abc"), EXCLUSIVE, soon()).unwrap();
         let until = item(sessions)["lock_until"].clone();
@@ -233,7 +236,7 @@ fn strict(sessions: &Sessions) {
     let mut store = sessions.worker();
     assert_eq!(store.open(&id("abc"), REFUSE, soon()).unwrap().record, None);
     assert_eq!(sessions.table.scan(), Vec::<Value>::new());
-    put_expiring(sessions, -1);
+    put_expiring(sessions, -60);
     assert_eq!(store.open(&id("abc"), REFUSE, soon()).unwrap().record, None);
     assert_eq!(sessions.table.scan(), Vec::<Value>::new());
     put_expiring(sessions, 60);
@@ -244,7 +247,7 @@ fn strict(sessions: &Sessions) {
 fn answer_lost(sessions: &Sessions) {
     let proxy = Proxy::to(sessions.engine);
     for unknown in [Unknown::Lock, Unknown::Refuse] {
-        for seconds in [None, Some(8), Some(1440)] {
+        for seconds in [None, Some(SOONER), Some(1440)] {
             sessions.table.delete(&key("abc"));
             let at = seconds.map(|seconds| put_expiring(sessions, seconds));
             let mut store = sessions.worker_behind(&proxy);
@@ -272,7 +275,7 @@ fn granted_late(sessions: &Sessions) {
         looks += u32::from(seen.operation == "GetItem");
         if seen.operation == "UpdateItem" && first.is_none() {
             first = Some(seen.body.clone());
-            return Fault::HangBefore;
+            return Fault::CutBefore;
         }
         if let Some(hold) = hold.take_if(|_| looks == 5) {
             holder.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
@@ -280,14 +283,7 @@ fn granted_late(sessions: &Sessions) {
         }
         Fault::None
     });
-    let mut late = worker::store_with(
-        &save_path(&sessions.table, &proxy.endpoint()),
-        Settings {
-            timeout: Duration::from_millis(500),
-            lease: Duration::from_secs(60),
-            ..Settings::default()
-        },
-    );
+    let mut late = sessions.worker_behind(&proxy);
     let (record, hold) = lock(late.as_mut(), &id("abc"));
     assert_eq!(record.unwrap(), b"n|i:2;");
     late.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap();
@@ -317,7 +313,7 @@ fn not_seen(sessions: &Sessions) {
 fn fails_half_way(sessions: &Sessions) {
     let proxy = Proxy::to(sessions.engine);
     let mut store = sessions.worker_behind(&proxy);
-    let at = put_expiring(sessions, 8);
+    let at = put_expiring(sessions, SOONER);
     // It is locked; that its expiry cannot be put off ends the request.
     let mut updates = 0;
     proxy.decide(move |seen| {
@@ -414,13 +410,14 @@ fn touch_answer_lost(sessions: &Sessions) {
 /// A host whose clock is behind by an hour, at its first request: it cannot know.
 fn wrong_clock(sessions: &Sessions) {
     let proxy = Proxy::to(sessions.engine);
+    let lease = i64::try_from(patient().lease.as_millis()).unwrap() + 60_000;
     for seconds in [3600, -3600] {
         proxy.shift_clock(seconds);
         let (mut holder, mut other) = (sessions.worker_behind(&proxy), sessions.worker_behind(&proxy));
         let (_, hold) = lock(holder.as_mut(), &id("abc"));
         let until: i64 = item(sessions)["lock_until"]["N"].as_str().unwrap().parse().unwrap();
         let there = (now() + seconds) * 1000;
-        assert!(until > there && until < there + 60_000, "{until} at {there}");
+        assert!(until > there && until < there + lease, "{until} at {there}");
         let error = other.open(&id("abc"), REFUSE, soon()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LockBusy, "{error}");
         holder.commit(&id("abc"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
@@ -447,7 +444,6 @@ fn no_dates(sessions: &Sessions) {
     let opened = sessions.worker_behind(&proxy).open(&id("abc"), REFUSE, soon()).unwrap();
     assert_eq!(opened.record.unwrap().0, b"n|i:1;");
     // Where they are, at once.
-    lapsed(5);
-    let settings = Settings::default();
-    sessions.worker_with(settings).open(&id("abc"), REFUSE, soon()).unwrap();
+    lapsed(20);
+    sessions.worker().open(&id("abc"), REFUSE, soon()).unwrap();
 }

@@ -9,7 +9,7 @@ use testbed::suite::Case;
 use testbed::wait_until;
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon};
-use crate::{LIMIT, Sessions, both, key, now, quick};
+use crate::{LIMIT, Sessions, both, key, now, patient, quick};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
@@ -144,7 +144,7 @@ fn comes_and_goes(sessions: &Sessions) {
 }
 
 fn dead_waiters(sessions: &Sessions) {
-    let settings = Settings { max_waiters: std::num::NonZeroU32::new(1), ..Settings::default() };
+    let settings = Settings { max_waiters: std::num::NonZeroU32::new(1), ..patient() };
     let mut holder = sessions.worker();
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     let dead = "0123456789abcdef0123456789abcdef";
@@ -154,19 +154,19 @@ fn dead_waiters(sessions: &Sessions) {
             "last_waiter": {"S": dead}, dead: {"N": until.to_string()},
         }));
     };
-    let short = Access::Exclusive { wait: Duration::from_secs(2), unknown: Unknown::Lock };
-    let busy =
-        || sessions.worker_with(settings.clone()).open(&id("abc"), short, soon()).unwrap_err().to_string();
-    put_dead((now() + 60) * 1000);
-    let error = busy();
-    assert!(error.contains("1 requests wait for this session already"), "{error}");
+    put_dead((now() + 600) * 1000);
+    let error = sessions.worker_with(settings.clone()).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    assert!(error.to_string().contains("1 requests wait for this session already"), "{error}");
     let item = sessions.table.get(&waiting_key("abc")).unwrap();
     assert_eq!(item.as_object().unwrap().len(), 4, "{item}");
-    put_dead((now() - 10) * 1000);
-    let error = busy();
-    assert!(error.contains("kept the session's lock for longer than 2.0 s"), "{error}");
+    put_dead((now() - 60) * 1000);
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| lock(sessions.worker_with(settings).as_mut(), &id("abc")).0);
+        waiting(sessions, 1);
+        holder.commit(&id("abc"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
+        assert_eq!(waiter.join().unwrap().unwrap(), b"n|i:1;");
+    });
     assert_eq!(sessions.table.get(&waiting_key("abc")), None);
-    holder.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
 }
 
 fn native_lock_broken(sessions: &Sessions) {

@@ -70,12 +70,12 @@ impl Sessions {
 
     /// The store of one more worker.
     fn worker(&self) -> Box<dyn Store> {
-        worker::store(&self.save_path)
+        store(&self.save_path)
     }
 
     /// The same behind a proxy.
     fn worker_behind(&self, proxy: &Proxy) -> Box<dyn Store> {
-        worker::store(&save_path(&self.table, &proxy.endpoint()))
+        store(&save_path(&self.table, &proxy.endpoint()))
     }
 
     fn worker_with(&self, settings: Settings) -> Box<dyn Store> {
@@ -84,7 +84,7 @@ impl Sessions {
 
     /// The same with more options: `&break_after=0`.
     fn worker_of(&self, options: &str) -> Box<dyn Store> {
-        worker::store(&format!("{}{options}", self.save_path))
+        store(&format!("{}{options}", self.save_path))
     }
 }
 
@@ -107,7 +107,7 @@ impl Proxied {
 
     /// The store of one more worker.
     fn worker(&self) -> Box<dyn Store> {
-        worker::store(&self.save_path)
+        store(&self.save_path)
     }
 
     fn worker_with(&self, settings: Settings) -> Box<dyn Store> {
@@ -124,9 +124,19 @@ fn save_path(table: &Table, endpoint: &str) -> String {
     format!("dynamodb://key:secret@local/{}?endpoint={endpoint}", table.name())
 }
 
+/// Those of who has the time: what is counted must not be asked again, nor a lease end, because the machine stood still.
+fn patient() -> Settings {
+    Settings { connect_timeout: LIMIT, timeout: LIMIT, lease: 4 * LIMIT, ..Settings::default() }
+}
+
+/// A new worker's store.
+fn store(save_path: &str) -> Box<dyn Store> {
+    worker::store_with(save_path, patient())
+}
+
 /// A lease that is soon over.
 fn short() -> Settings {
-    Settings { lease: Duration::from_secs(1), ..Settings::default() }
+    Settings { lease: Duration::from_secs(1), ..patient() }
 }
 
 /// The service's time, in seconds since 1970.

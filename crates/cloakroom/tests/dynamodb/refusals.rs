@@ -12,8 +12,8 @@ use testbed::suite::{Case, case};
 use testbed::{TempDir, free_port};
 
 use crate::service::Service;
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock_at_once, put, read, soon, store, store_with};
-use crate::{Proxied, Sessions, both, key, proxied};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock_at_once, put, read, soon, store_with};
+use crate::{Proxied, Sessions, both, key, patient, proxied, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     let on_both = [
@@ -82,7 +82,7 @@ fn another_key(sessions: &Sessions) {
     );
     let of_numbers = sessions.save_path.replace(sessions.table.name(), &numbers);
     testbed::wait_until("the table is there", crate::LIMIT, || {
-        !open(&of_numbers, Settings::default()).to_string().contains("there is no table")
+        !open(&of_numbers, patient()).to_string().contains("there is no table")
     });
     for (save_path, table, key) in [(&save_path, sessions.table.name(), "sid"), (&of_numbers, &numbers, "id")]
     {
@@ -188,7 +188,7 @@ fn refusals(proxied: &Proxied) {
     ] {
         let always = fault.clone();
         proxied.proxy.decide(move |_| always.clone());
-        let error = open(&proxied.save_path, Settings::default());
+        let error = open(&proxied.save_path, patient());
         assert_eq!((error.kind(), error.outcome()), (kind, Outcome::Refused), "{error}");
         assert_eq!(told(&error, &proxied.save_path), format!("cannot lock the session: {text}"), "{fault:?}");
     }
@@ -308,7 +308,7 @@ fn nothing_is_told(proxied: &Proxied) {
 
 fn nobody_there() {
     let save_path = format!("dynamodb://key:secret@local/sessions?endpoint=http://127.0.0.1:{}", free_port());
-    let error = open(&save_path, Settings::default());
+    let error = open(&save_path, patient());
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Refused));
     assert_eq!(
         told(&error, &save_path),
@@ -319,7 +319,7 @@ fn nobody_there() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let save_path =
         format!("dynamodb://key:secret@local/sessions?endpoint=https://{}", silent.local_addr().unwrap());
-    let impatient = Settings { connect_timeout: Duration::from_millis(100), ..Settings::default() };
+    let impatient = Settings { connect_timeout: Duration::from_millis(100), ..patient() };
     let error = open(&save_path, impatient);
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Refused));
     assert_eq!(
@@ -365,7 +365,7 @@ fn no_dynamodb() {
     // A balancer that has nobody behind it may have, a moment later.
     let service = Service::start(|_| (502, "text/html", "<html>Bad gateway</html>".into()));
     let save_path = format!("dynamodb://key:secret@local/sessions?endpoint={}", service.endpoint());
-    let by = Deadline::after(Duration::from_millis(1500));
+    let by = Deadline::after(Duration::from_secs(4));
     let error = store(&save_path).open(&id("abc"), Access::ReadOnly, by).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(error.to_string().contains("): HTTP 502 (store "), "{error}");
@@ -428,7 +428,7 @@ fn tls() {
         ),
     ] {
         let save_path = format!("dynamodb://key:secret@local/sessions?endpoint={endpoint}&cafile={cafile}");
-        let error = open(&save_path, Settings::default());
+        let error = open(&save_path, patient());
         assert_eq!(error.kind(), kind, "{error}");
         let told = told(&error, &save_path);
         assert!(told.starts_with(&text), "{told}\nnot\n{text}");
@@ -436,7 +436,7 @@ fn tls() {
     // The other way round.
     let save_path =
         format!("dynamodb://key:secret@local/sessions?endpoint=http://localhost:{}", redis.port());
-    let error = open(&save_path, Settings::default());
+    let error = open(&save_path, patient());
     assert!(matches!(error.kind(), ErrorKind::Unreachable), "{error}");
     assert!(error.to_string().contains("https://"), "{error}");
 }
@@ -445,7 +445,7 @@ fn no_region() {
     let environment: Environment =
         [("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_CONFIG_FILE", "/nowhere")].into_iter().collect();
     let save_path = "dynamodb:///sessions";
-    let error = open(save_path, Settings { environment, ..Settings::default() });
+    let error = open(save_path, Settings { environment, ..patient() });
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     assert_eq!(
         told(&error, save_path),

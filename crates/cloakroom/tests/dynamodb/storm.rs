@@ -7,8 +7,8 @@ use cloakroom::{Access, Change, Error, ErrorKind, Outcome, Settings, Unknown};
 use testbed::dynamodb::Fault;
 use testbed::suite::Case;
 
-use crate::worker::{counted, id, increment, lock, soon, store};
-use crate::{Proxied, proxied};
+use crate::worker::{counted, id, increment, lock, soon};
+use crate::{Proxied, proxied, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![proxied("of_all_that_is_acknowledged_in_a_storm_nothing_is_lost", storm)]

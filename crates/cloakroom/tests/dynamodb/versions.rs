@@ -5,8 +5,8 @@ use serde_json::json;
 use testbed::dynamodb::{Fault, Proxy};
 use testbed::suite::Case;
 
-use crate::worker::{LIFETIME, id, lock, put, read, soon, store};
-use crate::{Sessions, both, key, now, quick};
+use crate::worker::{LIFETIME, id, lock, put, read, soon};
+use crate::{Sessions, both, key, now, quick, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     [
@@ -28,7 +28,7 @@ fn kinds(sessions: &Sessions) -> Vec<(&'static str, Option<&'static [u8]>)> {
     let expires = |at: i64| json!({"N": at.to_string()});
     let table = &sessions.table;
     table.put(json!({"id": {"S": key("empty")}, "expires": expires(now() + 1440)}));
-    table.put(json!({"id": {"S": key("expired")}, "data": {"S": "n|i:7;"}, "expires": expires(now() - 1)}));
+    table.put(json!({"id": {"S": key("expired")}, "data": {"S": "n|i:7;"}, "expires": expires(now() - 60)}));
     table.put(json!({"id": {"S": key("endless")}, "data": {"S": "n|i:1;"}}));
     vec![
         ("none", None),
@@ -140,7 +140,7 @@ fn locked(sessions: &Sessions) {
     let done = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
     assert_eq!(done, Committed::Conflict(Some(Record(b"n|i:1;".to_vec()))));
     // Its worker died, and its lease is over.
-    let past = json!({":past": {"N": ((now() - 5) * 1000).to_string()}});
+    let past = json!({":past": {"N": ((now() - 60) * 1000).to_string()}});
     sessions.table.update(&key("abc"), "SET lock_until = :past", past);
     let (_, hold) = versioned(store.as_mut(), "abc");
     let done = store.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap();

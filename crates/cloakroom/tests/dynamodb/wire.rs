@@ -6,8 +6,8 @@ use cloakroom::{Access, Billed, Change, Environment, Settings, Store, Unknown};
 use testbed::dynamodb::{Fault, Program, Tls};
 use testbed::suite::{Case, case};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store, store_with};
-use crate::{DYNALITE, LOCAL, Proxied, Sessions, key, proxied};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, store_with};
+use crate::{DYNALITE, LOCAL, Proxied, Sessions, key, patient, proxied, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -90,7 +90,7 @@ fn a_dead_connection(proxied: &Proxied) {
 fn asked_again(proxied: &Proxied) {
     // What AWS's own client is told of repeating does not count.
     let environment = [("AWS_MAX_ATTEMPTS", "9"), ("AWS_RETRY_MODE", "adaptive")].into_iter().collect();
-    let settings = Settings { environment, ..Settings::default() };
+    let settings = Settings { environment, ..patient() };
     for fault in [Fault::throttled(), Fault::internal(), Fault::unavailable()] {
         let mut worker = proxied.worker_with(settings.clone());
         put(worker.as_mut(), &id("abc"), b"n|i:1;");
@@ -139,7 +139,7 @@ fn over_tls(proxied: &Proxied) {
         [(format!("{save_path}&cafile={authority}"), Environment::default()), (save_path.clone(), bundle)]
     {
         proxied.proxy.reset_counts();
-        let mut worker = store_with(&save_path, Settings { environment, ..Settings::default() });
+        let mut worker = store_with(&save_path, Settings { environment, ..patient() });
         for _ in 0..3 {
             put(worker.as_mut(), &id("abc"), b"n|i:1;");
             assert_eq!(read(worker.as_mut(), &id("abc")).unwrap(), b"n|i:1;");
@@ -198,7 +198,7 @@ fn bill(program: Program) {
     assert_eq!(of(worker.as_ref(), "commit"), billed(2, 0.0, 18.0));
     // Half a unit for each 4 KB.
     put(worker.as_mut(), &id("abc"), &nine_kb);
-    let mut eventual = crate::worker::store(&format!("{}&consistent_read=0", sessions.save_path));
+    let mut eventual = sessions.worker_of("&consistent_read=0");
     read(eventual.as_mut(), &id("abc"));
     assert_eq!(eventual.billed(), [("read", billed(1, 1.5, 0.0))]);
     let opened = worker.open(&id("abc"), EXCLUSIVE, soon()).unwrap();
