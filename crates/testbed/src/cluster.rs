@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::process::Process;
@@ -24,7 +24,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     scheme: &'static str,
     /// One slot is moved at a time: nodes that both take over slots may never agree on who has which.
-    moving: Mutex<()>,
+    moving: Turns,
 }
 
 /// One server of a cluster.
@@ -47,7 +47,7 @@ pub struct Migration<'a> {
     from: &'a Node,
     to: &'a Node,
     cluster: &'a Cluster,
-    _alone: MutexGuard<'a, ()>,
+    _alone: Turn<'a>,
 }
 
 impl Cluster {
@@ -80,7 +80,7 @@ impl Cluster {
             plans[index].directory.write("nodes.conf", nodes_conf(index, &plans));
         }
         let nodes = plans.into_iter().enumerate().map(|(index, plan)| Node::launch(index, plan, arguments));
-        let cluster = Cluster { nodes: nodes.collect(), scheme, moving: Mutex::new(()) };
+        let cluster = Cluster { nodes: nodes.collect(), scheme, moving: Turns::default() };
         cluster.settled();
         cluster
     }
@@ -193,7 +193,7 @@ impl Cluster {
 
     /// Marks the slot as on its way; no key is moved yet.
     pub fn begin(&self, slot: u16, to: &Node) -> Migration<'_> {
-        let alone = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.moving.take();
         let from = self.owner(slot);
         let to = self.nodes.iter().find(|node| node.id == to.id).unwrap();
         let set = |node: &Node, what: &str, other: &Node| {
@@ -212,6 +212,38 @@ impl Cluster {
 
     fn anyone(&self) -> &Node {
         self.nodes.iter().find(|node| node.running() && node.is_master()).expect("a master runs")
+    }
+}
+
+/// Whose turn it is, first come, first served: who moves slots in a loop leaves a mutex to nobody.
+#[derive(Debug, Default)]
+struct Turns {
+    /// How many have come, and how many have gone.
+    state: Mutex<(u64, u64)>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn take(&self) -> Turn<'_> {
+        let mut state = self.lock();
+        let mine = state.0;
+        state.0 += 1;
+        drop(self.changed.wait_while(state, |state| state.1 != mine));
+        Turn(self)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, u64)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().1 += 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -294,7 +326,8 @@ struct Plan {
 
 impl Plan {
     fn new(certified: Option<&TempDir>) -> Plan {
-        let directory = TempDir::new();
+        // A node syncs its file of the nodes to the disk, and answers nobody meanwhile.
+        let directory = TempDir::in_memory();
         for name in ["server.crt", "server.key", "ca.crt"] {
             if let Some(from) = certified {
                 std::fs::copy(from.join(name), directory.join(name)).unwrap();

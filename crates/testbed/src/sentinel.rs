@@ -28,7 +28,7 @@ pub struct Sentinel {
 impl Sentinel {
     /// One that watches the server at this address, with more lines in its configuration.
     pub fn watching(host: &str, port: u16, lines: &[String]) -> Sentinel {
-        let (directory, own) = (TempDir::new(), free_port());
+        let (directory, own) = (TempDir::in_memory(), free_port());
         // A machine that is busy is no server that is dead: see `hurry`.
         let configuration = directory.write(
             "sentinel.conf",
@@ -54,7 +54,9 @@ impl Sentinel {
         let sentinel = Sentinel { process, port: own, password, _directory: directory };
         let debug =
             ["info-period", "200", "ping-period", "100", "ask-period", "200", "publish-period", "200"];
-        assert_eq!(sentinel.command(&[&["SENTINEL", "DEBUG"][..], &debug].concat()), "OK");
+        // One that stood still for two seconds would trust its clock again only after thirty.
+        let tilt = ["tilt-trigger", "600000"];
+        assert_eq!(sentinel.command(&[&["SENTINEL", "DEBUG"][..], &debug, &tilt].concat()), "OK");
         sentinel
     }
 

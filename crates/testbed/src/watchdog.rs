@@ -3,14 +3,17 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
+
+use nix::unistd::AccessFlags;
 
 /// A shell that outlives us by a moment: it reads what to clean up from a pipe, and does it when the pipe closes.
 const SCRIPT: &str = r#"
     trap '' HUP INT TERM
     base=$1
+    memory=$2
     while read -r what number start; do
         case $what in
             started) eval "process_${number}_$start=1" ;;
@@ -27,7 +30,7 @@ const SCRIPT: &str = r#"
                 set -- ${stat##*) }
                 # Another process may have the number by now; where nobody has it, its group may live on.
                 if [ -z "$stat" ] || [ "${20}" = "$start" ]; then kill -KILL -"$number"; fi ;;
-            directory) rm -rf "$base-$number" ;;
+            directory) rm -rf "$base-$number" "$memory-$number" ;;
         esac
     done
 "#;
@@ -58,17 +61,30 @@ pub(crate) fn tell(news: &News) {
 
 /// Where the directory of this number is.
 pub(crate) fn directory(number: u32) -> PathBuf {
-    PathBuf::from(format!("{}-{number}", base()))
+    PathBuf::from(format!("{}-{number}", base(&std::env::temp_dir())))
 }
 
-fn base() -> String {
-    format!("{}/cloakroom-{}", std::env::temp_dir().display(), std::process::id())
+/// The same in [`MEMORY`].
+pub(crate) fn memory(number: u32) -> PathBuf {
+    PathBuf::from(format!("{}-{number}", base(Path::new(MEMORY))))
+}
+
+/// Whether there is such a place, and we may write to it.
+pub(crate) fn has_memory() -> bool {
+    nix::unistd::access(MEMORY, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+/// Where Linux has files without a disk.
+const MEMORY: &str = "/dev/shm";
+
+fn base(directory: &Path) -> String {
+    format!("{}/cloakroom-{}", directory.display(), std::process::id())
 }
 
 #[allow(clippy::zombie_processes, reason = "it outlives this process, and init waits for it")]
 fn start() -> ChildStdin {
     let mut shell = Command::new("sh")
-        .args(["-c", SCRIPT, "watchdog", &base()])
+        .args(["-c", SCRIPT, "watchdog", &base(&std::env::temp_dir()), &base(Path::new(MEMORY))])
         // `set` is to print nothing but what the script has set.
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
@@ -96,7 +112,7 @@ mod tests {
         let (mut ours, mut anothers, mut reaped) = (sleep(), sleep(), sleep());
         let start = |child: &std::process::Child| crate::process::start_time(child.id().cast_signed());
         let mut watchdog = Command::new("sh")
-            .args(["-c", SCRIPT, "watchdog", "/nowhere/cloakroom-0"])
+            .args(["-c", SCRIPT, "watchdog", "/nowhere/cloakroom-0", "/nowhere/memory-0"])
             .env_clear()
             .stdin(Stdio::piped())
             .spawn()
