@@ -55,18 +55,18 @@ fn a_peer_that_does_not_read_ends_at_the_deadline() {
 
 #[test]
 fn a_unix_socket_is_dialled() {
-    let path = std::env::temp_dir().join(format!("cloakroom-net-{}.sock", std::process::id()));
+    let directory = testbed::TempDir::new();
+    let path = directory.join("sock");
     let listener = UnixListener::bind(&path).unwrap();
     let mut conn = Dialer::new(Address::Unix(path.clone()), None).dial(soon().remaining(), soon()).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
     peer.write_all(b"x").unwrap();
     assert_eq!(conn.receive(&mut [0; 8], soon()).unwrap(), 1);
-    std::fs::remove_file(path).unwrap();
 }
 
 #[test]
 fn nobody_there_is_unreachable_with_a_hint() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = testbed::free_port();
     let dialer = Dialer::new(Address::Tcp { host: "127.0.0.1".into(), port }, None);
     let error = dialer.dial(soon().remaining(), soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
