@@ -127,12 +127,12 @@ fn refusing_an_unknown_session_leaves_nothing(subject: &dyn Subject) {
     assert!(opened.renewal.is_none());
     let keeps_nothing = "the store keeps nothing about an unknown id";
     // Nobody waits for a lock to be released on another server than the session's; its lease is longer.
-    wait_until(keeps_nothing, Duration::from_secs(5), || subject.is_empty());
+    wait_until(keeps_nothing, Duration::from_secs(10), || subject.is_empty());
     // And nobody has to wait for it, even before the commit.
     let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Refuse };
     other.open(&id("abc"), at_once, soon()).unwrap();
     one.commit(&id("abc"), opened.hold, Change::Keep, soon()).unwrap();
-    wait_until(keeps_nothing, Duration::from_secs(5), || subject.is_empty());
+    wait_until(keeps_nothing, Duration::from_secs(10), || subject.is_empty());
 }
 
 fn refusing_unknown_sessions_lets_known_ones_in(subject: &dyn Subject) {
