@@ -65,6 +65,9 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// How long something may take that happens at once on an idle machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// A directory for sessions, and the save_path that names it.
 struct Place {
     directory: TempDir,
@@ -217,7 +220,7 @@ fn a_read_without_a_lock_is_never_torn() {
         })
         .collect();
     let mut store = place.store();
-    wait_until("the first record", Duration::from_secs(10), || {
+    wait_until("the first record", LIMIT, || {
         read(store.as_mut(), &id("abc")).is_some_and(|bytes| !bytes.is_empty())
     });
     let mut seen = std::collections::BTreeSet::new();
@@ -326,7 +329,7 @@ fn an_empty_file_is_an_empty_session() {
 
 fn an_expired_record_is_not_served() {
     let place = place();
-    let settings = Settings { lifetime: Duration::from_secs(100), ..Settings::default() };
+    let settings = Settings { lifetime: Duration::from_secs(1000), ..Settings::default() };
     let mut store = store_with(&place.save_path, settings);
     let refuse = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Refuse };
     let mut served = |seconds: u64| {
@@ -347,8 +350,9 @@ fn an_expired_record_is_not_served() {
         let known = store.open(&id("abc"), refuse, soon()).unwrap().record.is_some();
         [unlocked[0], unlocked[1], known, lock(store.as_mut(), &id("abc")).0.is_some(), listed == 1]
     };
-    assert_eq!(served(98), [true; 5]);
-    assert_eq!(served(102), [false; 5]);
+    // On a busy machine it grows older before it is looked at.
+    assert_eq!(served(900), [true; 5]);
+    assert_eq!(served(1002), [false; 5]);
     // Refusing it left no lock behind, and touching what was not served writes it.
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     let touched = store.commit(&id("abc"), hold, Change::Touch(b"n|i:2;", LIFETIME), soon()).unwrap();
@@ -433,7 +437,7 @@ fn a_sweep_goes_on_where_it_stopped_and_spares_the_locked() {
     let (_, hold) = lock(holder.as_mut(), &id("b1"));
     let mut removed = 0;
     let mut slices = 0;
-    wait_until("the sweep comes to its end", Duration::from_secs(10), || {
+    wait_until("the sweep comes to its end", LIMIT, || {
         slices += 1;
         removed +=
             sweeper.sweep(Duration::from_secs(100), Deadline::after(Duration::from_micros(200))).unwrap();
@@ -473,7 +477,7 @@ fn a_foreign_file_is_refused() {
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
     command.args(["--worker", "write", &place.save_path, "abc", "7"]);
     let worker = start(&mut command, place.directory.path());
-    worker.wait(Duration::from_secs(10));
+    worker.wait(LIMIT);
     let expected = format!(
         "Auth: the session file belongs to user 12345, and PHP runs as user 65534 (store {})\n\
          hint: give each application a directory of its own, or chown the files\n",
@@ -501,7 +505,7 @@ fn a_full_disk_loses_nothing() {
     command.args(["-m", "sh", "-c", &script]);
     let logs = TempDir::new();
     let shell = start(&mut command, logs.path());
-    shell.wait(Duration::from_secs(20));
+    shell.wait(LIMIT);
     let expected = format!(
         "written\n\
          Full: cannot write the session file: No space left on device (os error 28) (store {})\n\
@@ -539,5 +543,5 @@ fn waiters(path: &Path) -> usize {
 
 #[track_caller]
 fn wait_for_waiters(path: &Path, count: usize) {
-    wait_until("somebody waits for the lock", Duration::from_secs(10), || waiters(path) == count);
+    wait_until("somebody waits for the lock", LIMIT, || waiters(path) == count);
 }
