@@ -12,7 +12,7 @@ use testbed::wait_until;
 
 use crate::documented;
 use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store, store_with};
-use crate::{LIMIT, REDIS, key, lock_key};
+use crate::{LIMIT, REDIS, key, lock_key, told};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
@@ -220,16 +220,18 @@ fn provoked(server: &str) -> Result<()> {
                     "CONFIG",
                     "SET",
                     "key-load-delay",
-                    "100",
+                    "1000",
                     "loading-process-events-interval-bytes",
                     "1024",
                 ]);
             },
             &["DEBUG", "RELOAD"],
+            &["CONFIG", "SET", "key-load-delay", "0"],
         ),
         "BUSY" => while_it(
             |redis| drop(redis.command(&["CONFIG", "SET", "lua-time-limit", "50"])),
             &["EVAL", "while true do end", "0"],
+            &["SCRIPT", "KILL"],
         ),
         "max number of clients" => {
             let redis = Redis::start();
@@ -237,8 +239,9 @@ fn provoked(server: &str) -> Result<()> {
             let mut only = store(&redis.url());
             wait_until("it is the only client", LIMIT, || only.exists(&id("abc"), soon()).is_ok());
             // Whoever is turned away comes back until then; a busy machine must answer before.
-            let briefly = Deadline::after(Duration::from_secs(2));
-            store(&redis.url()).open(&id("abc"), EXCLUSIVE, briefly).map(drop)
+            let briefly = || Deadline::after(Duration::from_secs(2));
+            let mut one_more = store(&redis.url());
+            Err(told(|| one_more.open(&id("abc"), EXCLUSIVE, briefly()).unwrap_err()))
         }
         "NOAUTH" => read_only(&Redis::with(&["--requirepass", "pw"]).url()),
         "WRONGPASS" => {
@@ -288,10 +291,8 @@ fn provoked(server: &str) -> Result<()> {
         }
         "does not answer within cloakroom.timeout" => {
             let redis = Redis::start();
-            let mut store = store_with(
-                &redis.url(),
-                Settings { timeout: Duration::from_millis(200), ..Settings::default() },
-            );
+            let mut store =
+                store_with(&redis.url(), Settings { timeout: Duration::from_secs(1), ..Settings::default() });
             let (_, hold) = lock(store.as_mut(), &id("abc"));
             redis.freeze();
             let error =
@@ -343,8 +344,8 @@ fn refused_write(redis: &Redis, becomes: impl FnOnce() -> String) -> Result<()> 
     Err(error)
 }
 
-/// A request while the server does this. Afterwards all is well.
-fn while_it(prepare: impl FnOnce(&Redis), does: &[&str]) -> Result<()> {
+/// A request while the server does this, until it is told to come to an end. Afterwards all is well.
+fn while_it(prepare: impl FnOnce(&Redis), does: &[&str], end: &[&str]) -> Result<()> {
     let redis = Redis::start();
     let mut store = store(&redis.url());
     put(store.as_mut(), &id("abc"), b"n|i:1;");
@@ -356,7 +357,7 @@ fn while_it(prepare: impl FnOnce(&Redis), does: &[&str]) -> Result<()> {
             error = store.open(&id("abc"), Access::ReadOnly, soon()).err();
             error.is_some()
         });
-        redis.command(&["SCRIPT", "KILL"]);
+        assert_eq!(redis.command(end), "OK");
         error
     });
     wait_until("all is well", LIMIT, || store.exists(&id("abc"), soon()).is_ok());

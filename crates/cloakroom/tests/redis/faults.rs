@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloakroom::{Access, Change, Committed, ErrorKind, Outcome, Settings, Unknown};
+use cloakroom::{Access, Change, Committed, Deadline, ErrorKind, Outcome, Settings, Unknown};
 use testbed::proxy::{Ending, Proxy};
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
@@ -170,7 +170,8 @@ fn a_commit_that_cannot_be_repeated_is_unknown() {
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     proxy.refuse(true);
     proxy.cut_now();
-    std::thread::sleep(Duration::from_millis(20));
+    // Only a connection that was idle for some milliseconds is looked at before it is used.
+    std::thread::sleep(Duration::from_millis(10));
     let error = store.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Refused), "{error}");
     assert_eq!(redis.command(&["GET", &key("abc")]), "n|i:2;");
@@ -217,10 +218,13 @@ fn a_waiter_whose_connection_is_cut_waits_on() {
             (record, waiter.counters())
         });
         // Once it has listened for a while in peace, it is not taken for somebody who may not.
-        wait_until("it listens again", LIMIT, || proxy.exchanges() == 4);
+        wait_until("it listens again", LIMIT, || proxy.exchanges() >= 4);
         for cuts in 1..=4 {
             wait_until("it listens", LIMIT, || {
-                redis.command(&["INFO", "clients"]).contains("blocked_clients:1")
+                let clients = redis.command(&["INFO", "clients"]);
+                // The holder, the waiter and who asks: nobody of before the last cut.
+                clients.contains("connected_clients:3\r")
+                    && clients.contains("blocked_clients:1\r")
                     && proxy.connections() == cuts
             });
             proxy.cut_now();
@@ -240,7 +244,7 @@ fn a_lock_handed_over_on_a_dead_connection_is_found() {
         let mut waiter = store(&save_path);
         let waiting = scope.spawn(move || lock(waiter.as_mut(), &id("abc")).0);
         // The answer to the join has gone through; the next is that to BLPOP.
-        wait_until("it listens", LIMIT, || proxy.exchanges() == 2);
+        wait_until("it listens", LIMIT, || proxy.exchanges() >= 2);
         proxy.cut_at_reply(1);
         holder.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap();
         assert_eq!(waiting.join().unwrap().unwrap(), b"n|i:2;");
@@ -294,8 +298,9 @@ fn a_server_that_is_down_is_unreachable() {
     assert_eq!(store.list(&mut |_| true, soon()).unwrap_err().kind(), ErrorKind::Unreachable);
 }
 
-fn impatient() -> Settings {
-    Settings { timeout: Duration::from_millis(200), ..Settings::default() }
+/// Not for long: the server does not answer, or not before it is let.
+fn briefly() -> Deadline {
+    Deadline::after(Duration::from_millis(200))
 }
 
 fn an_open_of_a_frozen_server_ends_and_leaves_no_lock() {
@@ -303,14 +308,14 @@ fn an_open_of_a_frozen_server_ends_and_leaves_no_lock() {
     put(store(&redis.url()).as_mut(), &id("abc"), b"n|i:1;");
     // By the script, and by SET and GET.
     for warm in [false, true] {
-        let mut store = store_with(&redis.url(), impatient());
+        let mut store = store(&redis.url());
         if warm {
             put(store.as_mut(), &id("abc"), b"n|i:1;");
         } else {
             store.exists(&id("abc"), soon()).unwrap();
         }
         redis.freeze();
-        let error = store.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+        let error = store.open(&id("abc"), EXCLUSIVE, briefly()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         redis.thaw();
         // It had asked for the lock, and got it when nobody listened any more. Another session shows that it is let
@@ -326,11 +331,11 @@ fn an_open_of_a_frozen_server_ends_and_leaves_no_lock() {
 
 fn a_commit_to_a_frozen_server_is_unknown() {
     let redis = Redis::start();
-    let mut store = store_with(&redis.url(), impatient());
+    let mut store = store(&redis.url());
     put(store.as_mut(), &id("abc"), b"n|i:1;");
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     redis.freeze();
-    let error = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), soon()).unwrap_err();
+    let error = store.commit(&id("abc"), hold, Change::Write(b"n|i:2;", LIFETIME), briefly()).unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown), "{error}");
     redis.thaw();
     wait_until("the server does what it was asked for", LIMIT, || {
@@ -356,13 +361,13 @@ fn a_late_answer_is_never_taken_for_the_next() {
     let Cuttable { redis, proxy, save_path } = cuttable();
     redis.command(&["SET", &key("one"), "1"]);
     redis.command(&["SET", &key("two"), "2"]);
-    let mut store = store_with(&save_path, impatient());
+    let mut store = store(&save_path);
     for _ in 0..3 {
         assert_eq!(read(store.as_mut(), &id("one")).unwrap(), b"1");
-        proxy.delay(Duration::from_millis(300), Duration::ZERO);
-        let error = store.open(&id("one"), Access::ReadOnly, soon()).unwrap_err();
+        proxy.hold_replies(true);
+        let error = store.open(&id("one"), Access::ReadOnly, briefly()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-        proxy.delay(Duration::ZERO, Duration::ZERO);
+        proxy.hold_replies(false);
         assert_eq!(read(store.as_mut(), &id("two")).unwrap(), b"2");
     }
 }
@@ -374,6 +379,7 @@ fn a_signal_ends_no_exchange_and_no_wait() {
     let mut holder = store(&redis.url());
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     proxy.stall(true);
+    let save_path = format!("{save_path}?read_timeout=30");
     let waiter = start(&mut worker(&["hold", &save_path, "abc", "15000"]), logs.path());
     let interrupt = || {
         for _ in 0..5 {

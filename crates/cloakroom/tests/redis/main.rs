@@ -20,14 +20,17 @@ mod wire;
 #[path = "../worker/mod.rs"]
 mod worker;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cloakroom::{Settings, Store};
+use cloakroom::{Error, ErrorKind, Settings, Store};
 use testbed::need::Need;
 use testbed::redis::Redis;
 
 /// How long something may take that happens at once on an idle machine.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// A lease that no case outlives.
+const LONG: Duration = Duration::from_secs(600);
 
 const REDIS: &[Need] = &[Need::Redis];
 
@@ -62,6 +65,30 @@ fn lock_key(session: &str) -> String {
 /// A store with this lease.
 fn leased(save_path: &str, lease: Duration) -> Box<dyn Store> {
     worker::store_with(save_path, Settings { lease, ..Settings::default() })
+}
+
+/// Asserts that a key was given this life since then, by what is left of it.
+#[track_caller]
+fn lives(redis: &Redis, key: &str, since: Instant, life: Duration) {
+    let left: i64 = redis.command(&["PTTL", key]).parse().unwrap();
+    assert_ne!(left, -1, "{key} lives for ever");
+    // Nothing is left of what is gone.
+    let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+    let passed = since.elapsed() + Duration::from_millis(2);
+    assert!(left <= life && left + passed >= life, "{key} has {left:?} left of {life:?} after {passed:?}");
+}
+
+/// What a server says that takes nobody in. In the last moments before a deadline, a busy machine answers nothing: then
+/// it is asked again.
+fn told(mut asked: impl FnMut() -> Error) -> Error {
+    let mut error = asked();
+    for _ in 0..20 {
+        if error.kind() != ErrorKind::Timeout {
+            break;
+        }
+        error = asked();
+    }
+    error
 }
 
 /// How many wait for this session.

@@ -9,7 +9,7 @@ use testbed::suite::{Case, case};
 use testbed::wait_until;
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store};
-use crate::{LIMIT, REDIS, key, lock_key};
+use crate::{LIMIT, REDIS, key, lock_key, told};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -95,8 +95,8 @@ fn a_server_with_too_many_clients_says_so() {
     let (mut first, mut second) = (store(&redis.url()), store(&redis.url()));
     wait_until("the first is the only client", LIMIT, || first.exists(&id("abc"), soon()).is_ok());
     for access in [EXCLUSIVE, Access::ReadOnly] {
-        let briefly = Deadline::after(Duration::from_secs(2));
-        let error = second.open(&id("abc"), access, briefly).unwrap_err();
+        let briefly = || Deadline::after(Duration::from_secs(2));
+        let error = told(|| second.open(&id("abc"), access, briefly()).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
         assert!(error.to_string().contains("raise maxclients"), "{error}");
     }
@@ -148,6 +148,8 @@ fn workers_take_turns_where_clients_find_no_room() {
         done.iter().map(|(warned, _)| *warned).collect::<Vec<_>>()
     );
     assert!(done.iter().all(|(warned, counters)| *warned == 1 || counters.turned_away == 0));
+    wait_until("the server has seen them go", LIMIT, || redis.command(&["PING"]) == "PONG");
+    redis.command(&["CONFIG", "SET", "maxclients", "100"]);
     for number in 0..8 {
         assert_eq!(redis.command(&["GET", &key(&format!("session{number}"))]), "n|i:29;");
     }
@@ -159,7 +161,11 @@ fn an_evicted_session_is_written_again() {
     let mut store = store(&redis.url());
     put(store.as_mut(), &id("abc"), b"n|i:1;");
     let (record, hold) = lock(store.as_mut(), &id("abc"));
-    // The lock is used all the time, the session never again.
+    // The lock is used all the time, the session never again. The server tells this apart by whole seconds.
+    wait_until("the session is older than the lock", LIMIT, || {
+        redis.command(&["GET", &lock_key("abc")]);
+        redis.command(&["OBJECT", "IDLETIME", &key("abc")]) != "0"
+    });
     redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory-samples", "64"]);
     let used: u64 = info(&redis, "used_memory").parse().unwrap();
     redis.command(&["CONFIG", "SET", "maxmemory", &(used + 2_000_000).to_string()]);
@@ -250,7 +256,8 @@ fn a_server_that_speaks_another_protocol_is_corrupt() {
             let mut stream = stream.unwrap();
             let _ = stream.read(&mut [0; 1024]);
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
-            std::thread::sleep(Duration::from_millis(50));
+            // Until the other side has read it.
+            while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {}
         }
     });
     let error = store(&save_path).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();

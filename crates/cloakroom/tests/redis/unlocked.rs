@@ -1,13 +1,13 @@
 //! Without a lock: what was undone is counted; and lives that are prolonged by reading.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom::{Access, Change, Hold, Refresh, Seen, Settings};
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 
 use crate::worker::{EXCLUSIVE, LIFETIME, id, put, soon, store, store_with};
-use crate::{REDIS, key};
+use crate::{REDIS, key, lives};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -28,9 +28,10 @@ fn a_write_that_undoes_anothers_is_counted() {
         let opened = store.open(&id("abc"), Access::Unlocked, soon()).unwrap();
         redis.command(meanwhile);
         let counted = store.counters().conflicts;
+        let since = Instant::now();
         store.commit(&id("abc"), opened.hold, Change::Write(write, LIFETIME), soon()).unwrap();
         assert_eq!(redis.command(&["GET", &key("abc")]).as_bytes(), write);
-        assert_eq!(redis.command(&["TTL", &key("abc")]), LIFETIME.as_secs().to_string());
+        lives(&redis, &key("abc"), since, LIFETIME);
         store.counters().conflicts - counted
     };
     let key = key("abc");
@@ -67,10 +68,11 @@ fn reading_prolongs_a_life() {
     for access in [Access::ReadOnly, Access::Unlocked, EXCLUSIVE] {
         redis.command(&["SET", &key("abc"), "n|i:1;", "EX", "100"]);
         let before = store.counters().exchanges;
+        let since = Instant::now();
         let opened = store.open(&id("abc"), access, soon()).unwrap();
         assert_eq!(opened.record.unwrap().0, b"n|i:1;", "{access:?}");
         assert_eq!(store.counters().exchanges - before, 1, "{access:?}");
-        assert_eq!(redis.command(&["TTL", &key("abc")]), "700", "{access:?}");
+        lives(&redis, &key("abc"), since, lifetime);
         store.commit(&id("abc"), opened.hold, Change::Keep, soon()).unwrap();
     }
     let absent = store.open(&id("nobody"), Access::ReadOnly, soon()).unwrap();

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use cloakroom::{Access, Change, Unknown};
+use cloakroom::{Access, Change, Store, Unknown};
 use testbed::cluster::{Cluster, Node};
 use testbed::suite::Case;
 use testbed::wait_until;
 
 use super::{case, key, lock_key, shared};
-use crate::worker::{
-    EXCLUSIVE, LIFETIME, id, increment, lock, lock_at_once, put, read, soon, store, store_with,
-};
-use crate::{LIMIT, REDIS};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, increment, lock, lock_at_once, put, read, soon};
+use crate::{LIMIT, LONG, REDIS, leased};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -32,6 +30,11 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case("a_slot_is_left_as_it_was_moved", REDIS, a_slot_is_left_as_it_was_moved),
     ]
+}
+
+/// Locks outlast the wait for the slots that other cases move meanwhile.
+fn store(save_path: &str) -> Box<dyn Store> {
+    leased(save_path, LONG)
 }
 
 /// The nodes between which the slot of a session is moved.
@@ -222,7 +225,7 @@ fn waiters_come_while_a_slot_is_moved() {
         migration.carry(&key("m9"));
         holder.commit(&id("m9"), hold, Change::Write(b"n|i:1;", LIFETIME), soon()).unwrap();
         workers.push(scope.spawn(move || {
-            let mut store = store_with(&cluster.url(), cloakroom::Settings::default());
+            let mut store = store(&cluster.url());
             increment(store.as_mut(), &id("m9"), EXCLUSIVE).unwrap()
         }));
         let mut counts: Vec<u64> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();

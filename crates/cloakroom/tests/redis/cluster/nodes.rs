@@ -13,7 +13,7 @@ use testbed::wait_until;
 
 use super::{case, key, lock_key, neighbour_of, shared};
 use crate::worker::{LIFETIME, id, increment, lock, lock_at_once, put, read, soon, store};
-use crate::{LIMIT, REDIS};
+use crate::{LIMIT, LONG, REDIS, leased};
 
 pub(crate) fn cases() -> Vec<Case> {
     let native = &[Need::Redis, Need::Php, Need::PhpRedis, Need::PhpIgbinary][..];
@@ -189,7 +189,7 @@ fn a_node_of_a_cluster_says_so() {
 
 fn a_dead_master_is_replaced_within_a_request() {
     let cluster = Cluster::with_replicas();
-    let mut store = store(&cluster.url());
+    let mut store = leased(&cluster.url(), LONG);
     put(store.as_mut(), &id("died"), b"n|i:1;");
     let (_, hold) = lock_at_once(store.as_mut(), &id("died"));
     let master = cluster.owner_of(&key("died"));
@@ -207,7 +207,7 @@ fn a_dead_master_is_replaced_within_a_request() {
 
 fn a_frozen_master_is_replaced() {
     let cluster = Cluster::with_replicas();
-    let mut store = store(&format!("{}?read_timeout=0.2", cluster.url()));
+    let mut store = store(&format!("{}?read_timeout=2", cluster.url()));
     put(store.as_mut(), &id("frozen"), b"n|i:1;");
     let master = cluster.owner_of(&key("frozen"));
     let replica = cluster.replica_of(master);
