@@ -154,7 +154,9 @@ pub(super) struct Client {
     /// Whether the last introduction failed by its user or password.
     user_refused: bool,
     /// Whether the server had no room for the last connection.
-    turned_away: bool,
+    turned_away: Option<Refusal>,
+    /// What the server said when it last took no more clients, until it answers something else.
+    full: Option<Refusal>,
     /// Until when connections are closed after each request, for others to find room.
     closes_until: Option<Instant>,
     counters: Counters,
@@ -179,7 +181,8 @@ impl Client {
             password_alone: Arc::default(),
             accepted: false,
             user_refused: false,
-            turned_away: false,
+            turned_away: None,
+            full: None,
             closes_until: None,
             counters: Counters::default(),
         }
@@ -203,7 +206,8 @@ impl Client {
             password_alone: Arc::clone(&self.password_alone),
             accepted: self.accepted,
             user_refused: false,
-            turned_away: false,
+            turned_away: None,
+            full: None,
             closes_until: None,
             counters: Counters::default(),
         }
@@ -231,7 +235,21 @@ impl Client {
         let mut pause = Duration::from_millis(2);
         loop {
             let asked = self.introduced(request, opening, longer, by);
-            if !std::mem::take(&mut self.turned_away) || by.remaining() < pause {
+            let Some(refusal) = self.turned_away.take() else {
+                return match asked {
+                    // Nobody could answer in no time: what the server said last says more.
+                    Err(failure) if by.passed() && !failure.is_unanswered() => {
+                        Err(self.full.clone().map_or(failure, Failure::Refused))
+                    }
+                    Err(failure) => Err(failure),
+                    Ok(replies) => {
+                        self.full = None;
+                        Ok(replies)
+                    }
+                };
+            };
+            self.full = Some(refusal);
+            if by.remaining() < pause {
                 return asked;
             }
             self.counters.turned_away += 1;
@@ -290,7 +308,7 @@ impl Client {
                 }
                 Opening::Before | Opening::WithRequest => {
                     let replies = link.exchange(&introduction, by);
-                    self.turned_away = refusal_in(&replies).is_some_and(|refusal| refusal.no_room());
+                    self.turned_away = refusal_in(&replies).filter(Refusal::no_room);
                     let replies = replies?;
                     self.check_introduction(&replies).map_err(Failure::Failed)?;
                     self.accepted = true;
@@ -300,7 +318,7 @@ impl Client {
         self.counters.exchanges += 1;
         let answered = link.exchange(request, by);
         if fresh {
-            self.turned_away = refusal_in(&answered).is_some_and(|refusal| refusal.no_room());
+            self.turned_away = refusal_in(&answered).filter(Refusal::no_room);
         }
         let mut replies = match answered {
             // A server that does not know us hangs up on requests of some size.
