@@ -119,6 +119,15 @@ fn a_changed_record_is_a_conflict(subject: &dyn Subject) {
     let refused = other.commit(&id("abc"), second.hold, Change::Write(b"n|i:7;", LIFETIME), soon()).unwrap();
     assert_eq!(refused, Committed::Conflict(Some(Record(b"n|i:2;".to_vec()))));
     assert_eq!(read(one.as_mut(), &id("abc")).unwrap(), b"n|i:2;");
+    // Two who count one on: one of them has not been counted.
+    let both = [&mut one, &mut other].map(|store| {
+        let opened = store.open(&id("abc"), Access::Versioned, soon()).unwrap();
+        (store, opened.hold)
+    });
+    let done = both.map(|(store, hold)| {
+        store.commit(&id("abc"), hold, Change::Write(b"n|i:3;", LIFETIME), soon()).unwrap()
+    });
+    assert_eq!(done, [Committed::Done, Committed::Conflict(Some(Record(b"n|i:3;".to_vec())))]);
 }
 
 fn a_store_without_versions_says_so(subject: &dyn Subject) {

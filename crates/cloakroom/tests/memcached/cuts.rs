@@ -31,6 +31,11 @@ pub(crate) fn cases() -> Vec<Case> {
             MEMCACHED,
             a_touch_overtaken_after_a_cut,
         ),
+        case(
+            "a_versioned_write_overtaken_after_a_cut_is_unknown",
+            MEMCACHED,
+            a_versioned_write_overtaken_after_a_cut,
+        ),
         case("a_write_that_was_answered_counts_whatever_follows", MEMCACHED, a_write_that_was_answered),
         case("a_server_that_dies_during_a_commit_is_unknown", MEMCACHED, a_server_that_dies_during_a_commit),
         case("an_open_of_a_frozen_server_ends_and_leaves_no_lock", MEMCACHED, an_open_of_a_frozen_server),
@@ -222,6 +227,26 @@ fn overtaken_after_a_cut(change: Change<'static>) -> cloakroom::Result<Committed
         released(&memcached, "abc");
         committed
     })
+}
+
+/// Whoever overtook it may have counted on from it: it is no conflict, after which it would be made again.
+fn a_versioned_write_overtaken_after_a_cut() {
+    let Cuttable { memcached, proxy, direct: _, save_path } = cuttable();
+    memcached.set(&key("abc"), "n|i:1;");
+    let mut store = store(&save_path);
+    let opened = store.open(&id("abc"), Access::Versioned, soon()).unwrap();
+    proxy.hold_replies(true);
+    proxy.cut_at_reply(1);
+    std::thread::scope(|scope| {
+        let change = Change::Write(b"n|i:2;", LIFETIME);
+        let committed = scope.spawn(move || store.commit(&id("abc"), opened.hold, change, soon()));
+        wait_until("it was made", LIMIT, || memcached.get(&key("abc")).unwrap() == b"n|i:2;");
+        memcached.set(&key("abc"), "n|i:3;");
+        proxy.hold_replies(false);
+        let error = committed.join().unwrap().unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
+    });
+    assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:3;");
 }
 
 /// The lock has another version, as after a renewal, and the server is gone before that can be seen.

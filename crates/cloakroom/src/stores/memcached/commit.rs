@@ -216,13 +216,15 @@ impl Memcached {
             _ if ours && (untouched || session.is_none()) => Found::NotApplied,
             // The server has not made it, and nobody may any more.
             _ if untouched && version.is_some() => return Err(self.lost(held)),
-            _ => {
-                let what = "the connection was cut during the write, and another request has changed the session since";
-                return Err(Error::new(ErrorKind::Unreachable, what)
-                    .on(self.clients[held.place.session_at].shown())
-                    .maybe_applied());
-            }
+            _ => return Err(self.overtaken(&held.place)),
         })
+    }
+
+    /// Nobody can tell what became of a change whose answer was lost.
+    fn overtaken(&self, place: &Place) -> Error {
+        let what =
+            "the connection was cut during the write, and another request has changed the session since";
+        Error::new(ErrorKind::Unreachable, what).on(self.clients[place.session_at].shown()).maybe_applied()
     }
 
     pub(super) fn lost(&self, held: &Held) -> Error {
@@ -314,15 +316,23 @@ impl Memcached {
     ) -> Result<Committed> {
         let at = place.session_at;
         let Some(asked) = ask(change, &place.session, number(seen)) else { return Ok(Committed::Done) };
+        // What is sent over a connection that died while it was idle is not known to be lost.
+        self.clients[at].look_alive(by);
+        let before = self.clients[at].counters().retries;
         match self.insist(at, [asked], by)? {
-            [Answer::Done] => Ok(Committed::Done),
-            [Answer::Refused(refusal)] => Err(self.clients[at].refusal(&refusal)),
-            _ => match self.look(place, by)? {
-                None if change == Change::Delete => Ok(Committed::Done),
-                // It was made by an attempt whose answer was lost, or came to the same.
-                Some(found) if change_bytes(change) == Some(&found.value) => Ok(Committed::Done),
-                found => Ok(Committed::Conflict(record(found))),
-            },
+            [Answer::Done] => return Ok(Committed::Done),
+            [Answer::Refused(refusal)] => return Err(self.clients[at].refusal(&refusal)),
+            _ => {}
+        }
+        let cut = self.clients[at].counters().retries > before;
+        let found = self.look(place, by).map_err(|error| if cut { error.maybe_applied() } else { error })?;
+        match found {
+            None if change == Change::Delete => Ok(Committed::Done),
+            // Another request may have written the same; that is a conflict all the same.
+            found if !cut => Ok(Committed::Conflict(record(found))),
+            // It was made by the attempt whose answer was lost.
+            Some(found) if change_bytes(change) == Some(&found.value) => Ok(Committed::Done),
+            _ => Err(self.overtaken(place)),
         }
     }
 }
