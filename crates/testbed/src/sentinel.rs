@@ -238,8 +238,9 @@ impl Replicated {
 
     /// Kills the primary (SIGKILL), and does not wait for what follows.
     pub fn kill_primary(&self) {
-        self.sentinel.hurry();
         self.primary().kill();
+        // Only now: one that stands still for a moment is not dead, and is not to be replaced before.
+        self.sentinel.hurry();
     }
 
     /// Waits until the sentinel announces another primary than the one at this port.

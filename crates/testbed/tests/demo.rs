@@ -104,8 +104,9 @@ impl Shared {
             .cloakroom()
             .ini("session.save_handler", "cloakroom")
             .ini("session.save_path", &self.save_path)
-            // The lock of a worker that is killed is free after this, well within the time others wait for it.
-            .ini("cloakroom.lease", "2")
+            // The lock of a worker that is killed is free after this, well within the time others wait for it; one that only
+            // stands still does not lose it so soon.
+            .ini("cloakroom.lease", "5")
             .start()
     }
 }

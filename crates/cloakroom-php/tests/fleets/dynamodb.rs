@@ -31,7 +31,7 @@ fn half_of_them_awss_handler() {
         // Nobody has to wait for as long as it waits.
         false => sessions(&place).awss_handler(code, "'locking' => true"),
     });
-    assert_eq!(journal.refused_to(is_ours), 0, "Cloakroom refused something");
+    journal.refused_nothing_to(is_ours);
     check(&journal, &place);
 }
 
@@ -40,7 +40,7 @@ fn ours_alone() {
     let journal = Journal::of(DESTROYING, |_, code| {
         place.script(code).ini("cloakroom.lock_wait", "60").ini("session.use_strict_mode", "1")
     });
-    assert_eq!(journal.refused_to(|_| true), 0, "Cloakroom refused something");
+    journal.refused_nothing_to(|_| true);
     assert!(journal.destroyed_some());
     check(&journal, &place);
 }

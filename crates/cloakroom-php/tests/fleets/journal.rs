@@ -121,6 +121,8 @@ pub(crate) struct Journal {
     destroyed: BTreeSet<String>,
     /// How many sessions did not start, or were not closed well, for each worker.
     shut: Vec<u64>,
+    /// What each complained of.
+    complaints: Vec<String>,
 }
 
 impl Journal {
@@ -160,6 +162,7 @@ impl Journal {
             let ran = worker.finish();
             assert!(ran.stdout.ends_with("end\n"), "{ran}");
             journal.shut.push(0);
+            journal.complaints.push(ran.stderr);
             ran.stdout.lines().for_each(|line| journal.note(line));
         }
         println!("{}", journal.summary());
@@ -197,10 +200,14 @@ impl Journal {
         )
     }
 
-    /// How often workers of a kind were refused: sessions that did not start, and writes.
-    pub(crate) fn refused_to(&self, kind: fn(u64) -> bool) -> u64 {
+    /// Asserts that workers of a kind were refused nothing: each session started, and each write was acknowledged.
+    #[track_caller]
+    pub(crate) fn refused_nothing_to(&self, kind: fn(u64) -> bool) {
         let shut = self.shut.iter().zip(0..).filter(|(_, worker)| kind(*worker)).map(|(shut, _)| shut);
-        shut.sum::<u64>() + self.refused(kind).count() as u64
+        let refused = shut.sum::<u64>() + self.refused(kind).count() as u64;
+        let complaints = self.complaints.iter().zip(0..).filter(|(_, worker)| kind(*worker));
+        let complaints: String = complaints.map(|(text, _)| text.as_str()).collect();
+        assert_eq!(refused, 0, "Cloakroom refused something:\n{complaints}");
     }
 
     /// The writes that workers of a kind were refused.
