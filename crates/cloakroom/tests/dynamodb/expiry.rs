@@ -1,6 +1,6 @@
 //! What DynamoDB deletes by itself, and what it does not: only AWS's own engine does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloakroom::{Change, Settings, Store};
 use serde_json::json;
@@ -19,17 +19,26 @@ pub(crate) fn cases() -> Vec<Case> {
 /// One case, for the engine takes its time: it looks every ten seconds or so.
 fn deleted(sessions: &Sessions) {
     sessions.table.expire_by("expires");
-    let mut store = sessions.worker_with(Settings { lease: 2 * LIMIT, ..patient() });
-    let mut renewing = sessions.worker_with(Settings { lease: Duration::from_secs(6), ..patient() });
-    // The first request of a worker takes longest.
-    assert!(!store.exists(&id("any"), soon()).unwrap() && !renewing.exists(&id("any"), soon()).unwrap());
-    let soon_over = json!({"N": (now() + 10).to_string()});
-    for session in ["locked", "renewed", "expires"] {
-        sessions.table.put(json!({"id": {"S": key(session)}, "data": {"S": "n|i:1;"}, "expires": soon_over}));
-    }
+    let put = |session: &str, expires: i64| {
+        let expires = json!({"N": expires.to_string()});
+        sessions.table.put(json!({"id": {"S": key(session)}, "data": {"S": "n|i:1;"}, "expires": &expires}));
+        expires
+    };
+    let mut store = sessions.worker_with(Settings { lease: 8 * LIMIT, ..patient() });
+    // How long that takes which has to be done before anything expires.
+    let begun = Instant::now();
+    put("any", now() + 1440);
+    lock(store.as_mut(), &id("any"));
+    let busy = u32::try_from(begun.elapsed().as_secs()).unwrap();
+    let soon_over = now() + 10 + i64::from(8 * busy);
+    // Over before the engine looks, unless it is renewed.
+    let lease = Duration::from_secs(6 + u64::from(4 * busy));
+    let mut renewing = sessions.worker_with(Settings { lease, ..patient() });
+    put("expires", soon_over);
+    put("renewed", soon_over);
+    let soon_over = put("locked", soon_over);
     let (record, hold) = lock(store.as_mut(), &id("locked"));
     assert_eq!(record.unwrap(), b"n|i:1;");
-    // This lease would be over before the engine looks, and is renewed.
     let renewed = renewing.open(&id("renewed"), crate::worker::EXCLUSIVE, soon()).unwrap();
     let mut renew = renewed.renewal.unwrap().renew;
     // Its worker dies.
@@ -40,7 +49,7 @@ fn deleted(sessions: &Sessions) {
         "0123456789abcdef0123456789abcdef": {"N": "1"},
     }));
     let is_there = |key: &str| sessions.table.get(key).is_some();
-    wait_until("what has expired is deleted", 2 * LIMIT, || {
+    wait_until("what has expired is deleted", 6 * LIMIT, || {
         renew(soon()).unwrap();
         let waiting = format!("{}_WAITING", key("waiting"));
         !is_there(&key("expires")) && !is_there(&key("begun")) && !is_there(&waiting)
