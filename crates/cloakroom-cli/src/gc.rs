@@ -26,7 +26,8 @@ use crate::store::{self, settings};
 /// For directories: removes the files that were not used for --lifetime seconds, but not those that are locked. Redis and Memcached
 /// remove expired sessions by themselves.
 ///
-/// Exit codes: 0 done, or there is nothing to do; 1 it ended before the end; 2 wrong usage, or the store cannot be reached.
+/// Exit codes: 0 done, or there is nothing to do; 1 it was ended before the end; 2 wrong usage, or the store cannot be reached, or
+/// not any more: it says what was removed until then.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What session.save_path says: dynamodb://region/table, a directory, env:NAME, ...; without it, what `cloakroom detect` finds
@@ -117,8 +118,9 @@ fn walk(arguments: &Arguments, url: &StoreUrl, settings: Settings) -> Result<Exi
     }
     let ended = end_on_request()?;
     let how = Collecting { grace: Duration::from_secs(arguments.grace), rate: f64::from(arguments.rate) };
-    let mut told = Instant::now();
+    let (mut told, mut last) = (Instant::now(), None);
     let mut go_on = |done: &Collected| {
+        last = Some(*done);
         let every = if std::io::stderr().is_terminal() { PROGRESS / 5 } else { PROGRESS };
         if told.elapsed() >= every {
             told = Instant::now();
@@ -126,7 +128,19 @@ fn walk(arguments: &Arguments, url: &StoreUrl, settings: Settings) -> Result<Exi
         }
         !ended.load(Ordering::Relaxed)
     };
-    let done = table.collect(&how, &mut go_on, time_for_a_call)?;
+    let collected = table.collect(&how, &mut go_on, time_for_a_call);
+    // Where it fails on its way, what was done until then is done.
+    if let Some(done) = collected.as_ref().ok().or(last.as_ref()) {
+        report(arguments, url, done);
+    }
+    if collected?.finished {
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell!("{}ended before the end of the table\nhint: run it again", paint(DOUBTFUL, "notice: "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn report(arguments: &Arguments, url: &StoreUrl, done: &Collected) {
     if arguments.json {
         let value = json!({
             "store": url.to_string(), "scanned": done.scanned, "removed": done.removed, "locked": done.locked,
@@ -135,18 +149,13 @@ fn walk(arguments: &Arguments, url: &StoreUrl, settings: Settings) -> Result<Exi
         });
         say!("{value:#}");
     } else {
-        let Collected { scanned, removed, locked, changed, read_units, write_units, .. } = done;
+        let Collected { scanned, removed, locked, changed, read_units, write_units, .. } = *done;
         say!("store: {url}\n\nscanned {}, removed {} that had expired", items(scanned), sessions(removed));
         if locked + changed > 0 {
             say!("left {locked} that are locked and {changed} that changed meanwhile");
         }
         say!("used {read_units} read units and {write_units} write units");
     }
-    if done.finished {
-        return Ok(ExitCode::SUCCESS);
-    }
-    tell!("{}ended before the end of the table\nhint: run it again", paint(DOUBTFUL, "notice: "));
-    Ok(ExitCode::FAILURE)
 }
 
 /// Becomes true at the first ^C (or SIGTERM); a second one ends the command at once.

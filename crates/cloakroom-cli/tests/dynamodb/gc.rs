@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_table_with_ttl_needs_none_but_may_have_it", LOCAL, with_ttl),
         case("a_table_that_throttles_is_waited_for", DYNALITE, throttled),
         case("a_missing_table_is_told", DYNALITE, missing),
+        case("who_fails_on_the_way_says_what_was_removed", DYNALITE, fails_on_the_way),
         case("files_are_removed_by_a_lifetime_that_is_given", &[], files),
         case("redis_needs_none", &[Need::Redis], redis),
     ]
@@ -204,6 +205,35 @@ fn throttled() {
     let ran = cloakroom(&["gc", &url(&proxy.endpoint(), table.name())]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     assert_eq!(keys(&table).len(), 0);
+}
+
+fn fails_on_the_way() {
+    let (table, _) = table(Program::Dynalite);
+    for number in 0..3 {
+        table.put(expired(&format!("session{number}"), 7200, json!({})));
+    }
+    let proxy = Proxy::to(Engine::shared(Program::Dynalite));
+    let mut deletions = 0;
+    proxy.decide(move |seen| {
+        deletions += u32::from(seen.operation == "DeleteItem");
+        match deletions {
+            3 => Fault::refuse("AccessDeniedException", "no more"),
+            _ => Fault::None,
+        }
+    });
+    let url = url(&proxy.endpoint(), table.name());
+    let ran = cloakroom(&["gc", &url]);
+    let expected = format!(
+        "store: {}\n\nscanned 3 items, removed 2 sessions that had expired\nused 0.5 read units and 2 write units\n",
+        masked(&url)
+    );
+    assert_eq!((ran.code, ran.stdout), (Some(2), expected), "{}", ran.stderr);
+    assert!(
+        ran.stderr.starts_with("error: cannot remove the session: AWS does not allow it"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(keys(&table).len(), 1);
 }
 
 fn missing() {
