@@ -28,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("who_refuses_credentials_is_quoted", failing),
         proxied("credentials_that_expire_soon_are_asked_for_again", expiring),
         proxied("who_has_no_credentials_is_told_where_they_were_looked_for", no_credentials),
+        proxied("a_profile_that_gives_nothing_is_named_with_the_files", no_profile),
         proxied("a_metadata_service_that_is_silent_costs_no_more_than_the_deadline", silent_metadata),
     ]
 }
@@ -412,16 +413,36 @@ fn no_credentials(proxied: &Proxied) {
     );
     let counters = nobody.counters();
     assert_eq!((counters.exchanges, counters.retries, nobody.billed().len()), (0, 0, 0));
-    let save_path = format!("{save_path}&profile=shop");
-    let mut profile = worker(&save_path, &[("AWS_REGION", "eu-west-1")]);
-    let error = profile.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Auth);
-    assert_eq!(
-        error.to_string().replace(&save_path, "URL"),
-        "cannot lock the session: the profile shop gives no AWS credentials (store URL)\n\
-         hint: profile= names one of AWS's files, which the user PHP runs as must be able to read: AWS_CONFIG_FILE and \
-         AWS_SHARED_CREDENTIALS_FILE, or ~/.aws of who starts PHP"
-    );
+    assert_eq!(proxied.proxy.seen(), []);
+}
+
+/// A profile that no file has, or that gives nothing.
+fn no_profile(proxied: &Proxied) {
+    let directory = TempDir::new();
+    let config =
+        directory.write("config", "[default]\nregion = eu-west-1\n [ profile  empty ] ; a comment\n");
+    let config = config.display().to_string();
+    let (by_url, by_name) = (format!("{}&profile=", bare(proxied)), bare(proxied));
+    for (save_path, variable, by, name, what) in [
+        (format!("{by_url}shop"), None, "profile=", "shop", "AWS's files have no profile shop"),
+        (format!("{by_url}empty"), None, "profile=", "empty", "the profile empty gives no AWS credentials"),
+        (by_name.clone(), Some("shop"), "AWS_PROFILE", "shop", "AWS's files have no profile shop"),
+        (by_name, Some("empty"), "AWS_PROFILE", "empty", "the profile empty gives no AWS credentials"),
+    ] {
+        let profile = variable.map(|name| ("AWS_PROFILE", name));
+        let region = [("AWS_REGION", "eu-west-1"), ("AWS_CONFIG_FILE", config.as_str())];
+        let more: Vec<(&str, &str)> = region.into_iter().chain(profile).collect();
+        let error = worker(&save_path, &more).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Auth);
+        let told = error.to_string().replace(&save_path, "URL").replace(&config, "CONFIG");
+        let expected = format!(
+            "cannot lock the session: {what} (store URL)\n\
+             hint: correct {by}, or write the profile. Looked for in CONFIG and /nowhere/credentials (No such file or directory \
+             (os error 2)), which the user PHP runs as must be able to read: AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE \
+             name others than ~/.aws of who starts PHP"
+        );
+        assert_eq!(told, expected, "{name}");
+    }
     assert_eq!(proxied.proxy.seen(), []);
 }
 

@@ -215,7 +215,8 @@ impl Client {
 
     fn error(&self, failure: Failure, doing: &str, attempts: u32, began: Instant) -> Error {
         let (region, took) = (&self.region(), began.elapsed());
-        errors::of(failure, &Asked { doing, attempts, took, region, options: &self.options })
+        let (options, environment) = (&self.options, &self.settings.environment);
+        errors::of(failure, &Asked { doing, attempts, took, region, options, environment })
     }
 
     /// AWS's client, made at the first use and again in a forked child: what belongs to the parent is left alone.

@@ -13,7 +13,8 @@ use super::client::Refused;
 use super::engine::Reached;
 use super::item::Attributes;
 use super::options::Options;
-use crate::{Error, ErrorKind};
+use super::profile::Profile;
+use crate::{Environment, Error, ErrorKind};
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -84,6 +85,7 @@ pub(super) struct Asked<'a> {
     pub(super) took: Duration,
     pub(super) region: &'a str,
     pub(super) options: &'a Options,
+    pub(super) environment: &'a Environment,
 }
 
 /// What the service says of a table that has more requests than its capacity, or of an account.
@@ -320,12 +322,17 @@ pub(super) fn of(failure: Failure, asked: &Asked<'_>) -> Error {
 fn no_credentials(missing: Missing, asked: &Asked<'_>) -> Error {
     let doing = asked.doing;
     match missing {
-        Missing::Nowhere if asked.options.profile.is_some() => {
-            let profile = asked.options.profile.as_deref().unwrap_or_default();
-            Error::new(ErrorKind::Auth, format!("{doing}: the profile {profile} gives no AWS credentials")).hint(
-                "profile= names one of AWS's files, which the user PHP runs as must be able to read: AWS_CONFIG_FILE and \
-                 AWS_SHARED_CREDENTIALS_FILE, or ~/.aws of who starts PHP",
-            )
+        Missing::Nowhere if let Some(profile) = Profile::named(asked.options, asked.environment) => {
+            let Profile { name, by, .. } = profile;
+            let what = match profile.is_written() {
+                true => format!("the profile {name} gives no AWS credentials"),
+                false => format!("AWS's files have no profile {name}"),
+            };
+            Error::new(ErrorKind::Auth, format!("{doing}: {what}")).hint(format!(
+                "correct {by}, or write the profile. Looked for in {}, which the user PHP runs as must be able to read: \
+                 AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name others than ~/.aws of who starts PHP",
+                profile.looked_in()
+            ))
         }
         Missing::Nowhere => Error::new(ErrorKind::Auth, format!("{doing}: there are no AWS credentials"))
             .hint(
@@ -378,7 +385,7 @@ fn not_connected(cause: Cause, asked: &Asked<'_>) -> Error {
 
 /// The service's refusal, by its name.
 fn said(code: &str, message: &str, status: u16, asked: &Asked<'_>) -> Error {
-    let Asked { doing, attempts, took, region, options } = asked;
+    let Asked { doing, attempts, took, region, options, .. } = asked;
     let (table, shown) = (&options.table, &options.shown);
     let new = |kind, what: &str| Error::new(kind, format!("{doing}: {what}"));
     let times = format!("{attempts} requests in {:.1} s", took.as_secs_f64());
@@ -481,7 +488,7 @@ pub(super) fn no_configuration(options: &Options) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Environment, SavePath};
+    use crate::SavePath;
 
     #[test]
     fn a_host_that_stood_still_is_not_said_to_lack_the_credentials_of_its_url() {

@@ -64,6 +64,7 @@ mod lock;
 mod native;
 mod options;
 mod peek;
+mod profile;
 mod requests;
 mod sweep;
 mod table;
