@@ -1,6 +1,7 @@
 //! Who signs requests, and for which region: AWS's own chain, asked under the environment that PHP was started with.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) fn cases() -> Vec<Case> {
         proxied("credentials_that_expire_soon_are_asked_for_again", expiring),
         proxied("who_has_no_credentials_is_told_where_they_were_looked_for", no_credentials),
         proxied("a_profile_that_gives_nothing_is_named_with_the_files", no_profile),
+        proxied("credentials_that_are_missing_are_not_looked_for_each_time", asked_seldom),
+        proxied("a_region_that_nobody_tells_is_not_looked_for_each_time", region_asked_seldom),
         proxied("a_metadata_service_that_is_silent_costs_no_more_than_the_deadline", silent_metadata),
     ]
 }
@@ -446,6 +449,46 @@ fn no_profile(proxied: &Proxied) {
     assert_eq!(proxied.proxy.seen(), []);
 }
 
+/// Whether there are any takes AWS's client a second or more to find out, and each request of a pool would wait for that.
+fn asked_seldom(proxied: &Proxied) {
+    let times = Arc::new(AtomicUsize::new(0));
+    let refused = Arc::clone(&times);
+    let service = Service::start(move |_| match refused.fetch_add(1, Ordering::SeqCst) {
+        0 => (403, "text/plain", String::new()),
+        _ => (200, "application/json", role("AKIDLATER", LATER)),
+    });
+    let endpoint = service.endpoint();
+    let more = [("AWS_REGION", "eu-west-1"), ("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.as_str())];
+    let mut worker = worker(&bare(proxied), &more);
+    let first = worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+    assert_eq!(first.kind(), ErrorKind::Auth);
+    let second = worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+    assert_eq!(second.to_string(), first.to_string());
+    assert_eq!(times.load(Ordering::SeqCst), 1);
+    // A while later they are asked again.
+    wait_until("there are credentials", LIMIT, || worker.open(&id("abc"), Access::ReadOnly, soon()).is_ok());
+    assert_eq!((signer(proxied).0.as_str(), times.load(Ordering::SeqCst)), ("AKIDLATER", 2));
+}
+
+/// The same of the region, for which the instance is asked.
+fn region_asked_seldom(proxied: &Proxied) {
+    let service = Service::start(|_| (404, "text/plain", String::new()));
+    let endpoint = service.endpoint();
+    let more =
+        [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint.as_str())];
+    let mut worker = worker(&bare(proxied), &more);
+    let first = worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+    assert_eq!(first.kind(), ErrorKind::Config);
+    let asked = service.seen().len();
+    let second = worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+    assert_eq!(second.to_string(), first.to_string());
+    assert_eq!(service.seen().len(), asked);
+    wait_until("it is asked again", LIMIT, || {
+        worker.open(&id("abc"), Access::ReadOnly, soon()).unwrap_err();
+        service.seen().len() > asked
+    });
+}
+
 /// It takes connections and says nothing.
 fn silent_metadata(proxied: &Proxied) {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -461,9 +504,15 @@ fn silent_metadata(proxied: &Proxied) {
     // AWS's client gives up that of an instance after a second by itself, and that of a container after five.
     let time = Duration::from_millis(150);
     let save_path = proxied.save_path.replace("key:secret@", "");
-    let silent = impatient(time, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &endpoint)]);
-    let error = store_with(&save_path, silent).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    let container = impatient(time, &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &endpoint)]);
+    let mut worker_of_container = store_with(&save_path, container);
+    let error = worker_of_container.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
+    // It is not asked again for a while.
+    let again = worker_of_container.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    assert_eq!(again.to_string(), error.to_string());
+    silent.set_nonblocking(true).unwrap();
+    assert!(silent.incoming().take_while(Result::is_ok).count() <= 1, "it was asked again");
     assert_eq!(
         error.to_string().replace(&save_path, "URL"),
         "cannot lock the session: no AWS credentials were given in time (store URL)\n\

@@ -1,30 +1,67 @@
 //! AWS's own chain of credentials, asked for a worker and not for each of its connections: behind it may be a service of the
-//! instance or container, a program, or another request to AWS.
+//! instance or container, a program, or another request to AWS. Where it has nothing, it is not asked again for some seconds: it
+//! may take one or more to say so, and each request of a pool of workers would wait for that.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, Result, SharedCredentialsProvider, future};
 use aws_smithy_async::time::TimeSource;
 
 use super::clock::Clock;
+use super::errors::Missing;
 
 /// Credentials that expire sooner are asked for again.
 const LEFT: Duration = Duration::from_secs(60);
+
+/// For so long what the chain did not have is taken to be missing still.
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 
 /// What AWS's chain told one of a worker's connections, for the others.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) region: Option<String>,
     credentials: Option<Credentials>,
+    /// When the chain had no credentials, and why.
+    missing: Option<(Instant, Missing)>,
+    /// When there was no region, and why.
+    no_region: Option<(Instant, NoRegion)>,
+}
+
+/// Why there is no region.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum NoRegion {
+    /// Nobody names one.
+    Nowhere,
+    /// Who may know it did not say in time.
+    Late,
 }
 
 impl Found {
+    /// Why there are no credentials, if that was found out a moment ago.
+    pub(super) fn missing(&self) -> Option<&Missing> {
+        lately(self.missing.as_ref())
+    }
+
+    /// Why there is no region, if that was found out a moment ago.
+    pub(super) fn no_region(&self) -> Option<NoRegion> {
+        lately(self.no_region.as_ref()).copied()
+    }
+
+    /// There is no region, and nobody is asked for a while.
+    pub(super) fn lacks_region(&mut self, why: NoRegion) {
+        self.no_region = Some((Instant::now(), why));
+    }
+
     /// Has the chain asked again; `false` where it never was.
     pub(super) fn forget_credentials(&mut self) -> bool {
         self.credentials.take().is_some()
     }
+}
+
+fn lately<T>(found: Option<&(Instant, T)>) -> Option<&T> {
+    found.filter(|(when, _)| when.elapsed() < AGAIN).map(|(_, what)| what)
 }
 
 /// The chain, and what it told.
@@ -41,7 +78,7 @@ impl Chain {
     }
 
     async fn credentials(&self) -> Result {
-        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).credentials.clone();
+        let known = locked(&self.found).credentials.clone();
         let now = TimeSource::now(self.clock.as_ref());
         let last_until = |moment: SystemTime| {
             known.clone().filter(|known| known.expiry().is_none_or(|expiry| expiry > moment))
@@ -49,16 +86,47 @@ impl Chain {
         if let Some(known) = last_until(now + LEFT) {
             return Ok(known);
         }
-        match self.chain.provide_credentials().await {
-            Ok(told) => {
-                let told = told.clone();
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).credentials = Some(told.clone());
-                Ok(told)
-            }
-            // What is still good is used as long as there is nothing better.
+        // What is still good is used as long as there is nothing better.
+        if let Some(why) = locked(&self.found).missing().cloned() {
+            return last_until(now).ok_or_else(|| why.into_error());
+        }
+        let asking = Asking { found: &self.found, ended: false };
+        match asking.end(self.chain.provide_credentials().await) {
+            Ok(told) => Ok(told),
             Err(error) => last_until(now).ok_or(error),
         }
     }
+}
+
+/// The chain is being asked. Who gives up waiting for it drops this.
+struct Asking<'a> {
+    found: &'a Mutex<Found>,
+    ended: bool,
+}
+
+impl Asking<'_> {
+    fn end(mut self, told: Result) -> Result {
+        self.ended = true;
+        let mut found = locked(self.found);
+        match &told {
+            Ok(credentials) => (found.credentials, found.missing) = (Some(credentials.clone()), None),
+            Err(error) => found.missing = Some((Instant::now(), Missing::of(error))),
+        }
+        told
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            locked(self.found).missing = Some((Instant::now(), Missing::Late));
+        }
+    }
+}
+
+/// What one thread changes at a time; one that panicked has left nothing half done.
+fn locked(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ProvideCredentials for Chain {

@@ -26,7 +26,7 @@ use aws_smithy_types::date_time::Format;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::runtime::Runtime;
 
-use super::chain::{Chain, Found};
+use super::chain::{Chain, Found, NoRegion};
 use super::clock::Clock;
 use super::errors::{self, Failure, Missing};
 use super::options::Options;
@@ -222,6 +222,17 @@ fn configured(
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .time_source(ClockOf(Arc::clone(clock)))
         .disable_clock_skew_correction(true);
+    let lacks = |why: NoRegion| match why {
+        NoRegion::Nowhere => errors::no_region(options),
+        NoRegion::Late => errors::no_configuration(options),
+    };
+    if let Some(why) = locked(found).no_region() {
+        return Err(lacks(why));
+    }
+    let lacking = |why: NoRegion| {
+        locked(found).lacks_region(why);
+        lacks(why)
+    };
     let region = options.region.clone().or_else(|| locked(found).region.clone());
     if let Some(region) = region {
         loader = loader.region(Region::new(region));
@@ -238,8 +249,8 @@ fn configured(
             loader.credentials_provider(Credentials::new(&given.key_id, secret, None, None, "save_path"));
     }
     let loaded = drive(runtime, || in_time(by, loader.load()));
-    let loaded = loaded.ok_or_else(|| errors::no_configuration(options))?;
-    let region = loaded.region().ok_or_else(|| errors::no_region(options))?;
+    let loaded = loaded.ok_or_else(|| lacking(NoRegion::Late))?;
+    let region = loaded.region().ok_or_else(|| lacking(NoRegion::Nowhere))?;
     locked(found).region = Some(region.to_string());
     let none = || Error::new(ErrorKind::Bug, "AWS's client has no chain of credentials");
     let chain = loaded.credentials_provider().ok_or_else(none)?;

@@ -38,7 +38,7 @@ pub(super) enum Failure {
 }
 
 /// Why there are no credentials.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Missing {
     /// Nobody has any.
     Nowhere,
@@ -223,6 +223,15 @@ impl Missing {
                 let said = said.split(". Stderr:").next().unwrap_or_default();
                 Missing::Failed(shortened(said))
             }
+        }
+    }
+
+    /// The same as an error of AWS's chain, of which [`Missing::of`] makes the same again.
+    pub(super) fn into_error(self) -> CredentialsError {
+        match self {
+            Missing::Nowhere => CredentialsError::not_loaded_no_source(),
+            Missing::Late => CredentialsError::provider_timed_out(Duration::ZERO),
+            Missing::Failed(why) => CredentialsError::provider_error(why),
         }
     }
 }
