@@ -5,6 +5,7 @@
 //! it wins. If its turn comes too late it unlocks at once. A worker that comes back for the same session before that
 //! takes its old place in the queue again, so one worker never stands in it twice.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
@@ -224,23 +225,34 @@ impl Locks {
         }
     }
 
+    /// The kernel shows a few thousand bytes at once, and goes on at a lock's number in its list: a lock, with all who wait for
+    /// it, comes again where others have been taken meanwhile. So who waits is counted once.
     fn of_those(&self, meant: impl Fn(&str) -> bool) -> Seen {
-        let mut seen = Seen::default();
+        let mut holder = None;
+        let mut waiting = BTreeSet::new();
+        // Those of other containers have no number: of them, the most that wait for one lock.
+        let (mut nameless, mut most_nameless) = (0, 0);
         for line in self.0.lines() {
             let mut words = line.split_ascii_whitespace().skip(1).peekable();
             let waits = words.next_if_eq(&"->").is_some();
+            if !waits {
+                nameless = 0;
+            }
             let kind = words.next();
-            let pid = words.nth(2).and_then(|pid| pid.parse().ok());
+            let pid = words.nth(2).and_then(|pid| pid.parse::<u32>().ok()).filter(|pid| *pid > 0);
             if !words.next().is_some_and(&meant) {
                 continue;
             }
-            if waits {
-                seen.waiting += 1;
-            } else if kind == Some("FLOCK") {
-                seen.holder = pid.filter(|pid| *pid > 0).or(seen.holder);
+            match pid {
+                Some(pid) if waits => drop(waiting.insert(pid)),
+                None if waits => nameless += 1,
+                _ if kind == Some("FLOCK") => holder = pid.or(holder),
+                _ => {}
             }
+            most_nameless = most_nameless.max(nameless);
         }
-        seen
+        let waiting = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+        Seen { holder, waiting: waiting.saturating_add(most_nameless) }
     }
 }
 
@@ -266,6 +278,24 @@ mod tests {
         assert_eq!(locks.of(DEVICE, 12345), Seen { holder: Some(705), waiting: 0 });
         assert_eq!(locks.of(DEVICE, 5), Seen { holder: None, waiting: 1 });
         assert_eq!(locks.of(DEVICE, 7), Seen::default());
+    }
+
+    #[test]
+    fn who_waits_is_counted_once_however_often_the_lock_is_shown() {
+        let locks = "\
+7: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
+7: -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
+7: -> FLOCK  ADVISORY  WRITE 702 fe:00:1234 0 EOF
+7: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
+7: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
+8: FLOCK  ADVISORY  WRITE 800 fe:00:5 0 EOF
+9: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
+9: -> FLOCK  ADVISORY  WRITE 702 fe:00:1234 0 EOF
+9: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
+9: -> FLOCK  ADVISORY  WRITE 703 fe:00:1234 0 EOF
+";
+        let locks = Locks(locks.to_owned());
+        assert_eq!(locks.of(DEVICE, 1234), Seen { holder: Some(700), waiting: 5 });
     }
 
     #[test]
