@@ -122,10 +122,10 @@ impl Running {
         Ran { stdout: self.process.stdout(), stderr: self.process.stderr(), status }
     }
 
-    /// Waits until it has printed `text`.
+    /// Waits until it has printed `text`, for as long as it may run.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        crate::wait_until(&format!("the script prints {text:?}"), LIMIT, || {
+        crate::wait_until(&format!("the script prints {text:?}"), self.limit, || {
             let printed = self.stdout().contains(text);
             assert!(printed || self.running(), "the script ended before it printed {text:?}\n{}", self.log());
             printed
