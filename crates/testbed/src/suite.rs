@@ -5,12 +5,17 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::need::Need;
 use crate::php::built_here;
 
 /// How long a case may take. None should need a tenth of it.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// How many files a suite may have open: each port that a case was given stays open to the end, where many machines
+/// allow 1024.
+const FILES: u64 = 16 << 10;
 
 /// One case of a suite.
 pub struct Case {
@@ -78,6 +83,12 @@ fn bounded(run: Box<dyn FnOnce() + Send>) -> Result<(), Failed> {
 /// Runs the cases as `cargo test` would, and ends the process. Twice as many at a time: most of a case is spent waiting, for
 /// a lease that ends or a server's clock.
 pub fn run(cases: Vec<Case>) -> ! {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < FILES
+    {
+        // Where it is not allowed, a short suite may have enough all the same.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, FILES.min(hard), hard);
+    }
     let trials = cases.into_iter().map(Case::into_trial).collect();
     let mut arguments = Arguments::from_args();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
