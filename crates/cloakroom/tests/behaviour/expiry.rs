@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cloakroom::{Access, Change, Settings, Store, Unknown};
 use testbed::wait_until;
 
-use crate::worker::{id, lock, read, soon};
+use crate::worker::{id, lock, patient, read, soon};
 use crate::{Subject, behaviours};
 
 behaviours![an_expired_session_is_unknown, touching_a_session_prolongs_its_life];
@@ -16,7 +16,7 @@ const SHORT: Duration = Duration::from_secs(3);
 const YOUNG: Duration = Duration::from_secs(2);
 
 fn short() -> Settings {
-    Settings { lifetime: SHORT, ..Settings::default() }
+    Settings { lifetime: SHORT, ..patient() }
 }
 
 fn an_expired_session_is_unknown(subject: &dyn Subject) {

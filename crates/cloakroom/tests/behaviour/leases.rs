@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cloakroom::{Access, Change, Deadline, ErrorKind, Guarantees, LockKind, Settings, Unknown};
 use testbed::TempDir;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, start, worker};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, patient, put, read, soon, start, worker};
 use crate::{Subject, behaviours};
 
 behaviours![
@@ -26,7 +26,7 @@ fn only_leases(offered: &Guarantees) -> Option<&'static str> {
 }
 
 fn short() -> Settings {
-    Settings { lease: Duration::from_secs(1), ..Settings::default() }
+    Settings { lease: Duration::from_secs(1), ..patient() }
 }
 
 /// A worker in its own process that holds `abc` and is killed while another waits.

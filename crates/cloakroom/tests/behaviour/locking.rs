@@ -6,7 +6,9 @@ use std::time::Duration;
 use cloakroom::{Access, Change, ErrorKind, Hold, Settings, Unknown};
 use testbed::wait_until;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, lock_at_once, put, read, soon};
+use crate::worker::{
+    EXCLUSIVE, LIFETIME, counted, id, increment, lock, lock_at_once, patient, put, read, soon,
+};
 use crate::{Subject, behaviours};
 
 behaviours![
@@ -128,7 +130,7 @@ fn waiters_get_their_turn_after_a_delete_and_see_no_session(subject: &dyn Subjec
 
 fn the_next_is_refused_when_as_many_wait_as_may(subject: &dyn Subject) {
     let cap = 2;
-    let settings = Settings { max_waiters: std::num::NonZeroU32::new(cap), ..Settings::default() };
+    let settings = Settings { max_waiters: std::num::NonZeroU32::new(cap), ..patient() };
     let mut holder = subject.worker();
     put(holder.as_mut(), &id("abc"), b"n|i:1;");
     // Who looks at a file that was written this very moment waits for it, too.
@@ -173,7 +175,7 @@ const TIMES: u64 = 50;
 /// What was counted, and what should have been.
 fn race(subject: &dyn Subject, access: Access) -> (u64, u64) {
     let times = TIMES / u64::from(subject.slowness());
-    let settings = Settings { max_waiters: None, ..Settings::default() };
+    let settings = Settings { max_waiters: None, ..patient() };
     put(subject.worker().as_mut(), &id("abc"), b"n|i:0;");
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {

@@ -37,7 +37,7 @@ pub(crate) trait Subject: Send + Sync {
 
     /// The store of one more worker.
     fn worker(&self) -> Box<dyn Store> {
-        worker::store(&self.save_path())
+        worker::store_with(&self.save_path(), worker::patient())
     }
 
     /// The same with settings of its own.

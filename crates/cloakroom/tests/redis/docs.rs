@@ -11,8 +11,10 @@ use testbed::suite::{Case, case};
 use testbed::wait_until;
 
 use crate::documented;
-use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store, store_with};
-use crate::{LIMIT, REDIS, key, lock_key, told};
+use crate::worker::{
+    EXCLUSIVE, LIFETIME, counted, id, increment, lock, patient, put, read, soon, store_with,
+};
+use crate::{LIMIT, REDIS, key, lock_key, store, told};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
@@ -281,7 +283,7 @@ fn provoked(server: &str) -> Result<()> {
             let redis = Redis::start();
             std::thread::scope(|scope| {
                 let sleeper = scope.spawn(|| redis.command(&["DEBUG", "SLEEP", "0.3"]));
-                let settings = Settings { timeout: LIMIT, ..Settings::default() };
+                let settings = Settings { timeout: LIMIT, ..patient() };
                 let mut store = store_with(&redis.url(), settings);
                 while !sleeper.is_finished() {
                     put(store.as_mut(), &id("abc"), b"n|i:1;");
@@ -292,7 +294,7 @@ fn provoked(server: &str) -> Result<()> {
         "does not answer within cloakroom.timeout" => {
             let redis = Redis::start();
             let mut store =
-                store_with(&redis.url(), Settings { timeout: Duration::from_secs(1), ..Settings::default() });
+                store_with(&redis.url(), Settings { timeout: Duration::from_secs(1), ..patient() });
             let (_, hold) = lock(store.as_mut(), &id("abc"));
             redis.freeze();
             let error =

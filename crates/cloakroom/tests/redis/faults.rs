@@ -9,9 +9,9 @@ use testbed::suite::{Case, case};
 use testbed::{TempDir, wait_until};
 
 use crate::worker::{
-    EXCLUSIVE, LIFETIME, id, lock, lock_at_once, put, read, soon, start, store, store_with, worker,
+    EXCLUSIVE, LIFETIME, id, lock, lock_at_once, patient, put, read, soon, start, store_with, worker,
 };
-use crate::{LIMIT, REDIS, key, lock_key, waiters};
+use crate::{LIMIT, REDIS, key, lock_key, store, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -180,7 +180,7 @@ fn a_commit_that_cannot_be_repeated_is_unknown() {
 fn a_commit_overtaken_after_a_cut_is_unknown() {
     let Cuttable { redis, proxy, save_path } = cuttable();
     let mut other = store(&redis.url());
-    let mut store = store_with(&save_path, Settings { connect_timeout: LIMIT, ..Settings::default() });
+    let mut store = store_with(&save_path, Settings { connect_timeout: LIMIT, ..patient() });
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     proxy.cut_at_reply(1);
     std::thread::scope(|scope| {

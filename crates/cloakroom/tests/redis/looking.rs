@@ -8,8 +8,8 @@ use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 
 use crate::cluster::shared;
-use crate::worker::{id, lock, soon, store};
-use crate::{REDIS, key, lock_key};
+use crate::worker::{id, lock, soon};
+use crate::{REDIS, key, lock_key, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

@@ -62,9 +62,14 @@ fn lock_key(session: &str) -> String {
     format!("{}_LOCK", key(session))
 }
 
+/// A new worker's store, with time for a machine that is busy.
+fn store(save_path: &str) -> Box<dyn Store> {
+    worker::store_with(save_path, worker::patient())
+}
+
 /// A store with this lease.
 fn leased(save_path: &str, lease: Duration) -> Box<dyn Store> {
-    worker::store_with(save_path, Settings { lease, ..Settings::default() })
+    worker::store_with(save_path, Settings { lease, ..worker::patient() })
 }
 
 /// Asserts that a key was given this life since then, by what is left of it.

@@ -11,8 +11,8 @@ use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store, store_with};
-use crate::{LIMIT, key, lives, lock_key, waiters};
+use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store_with};
+use crate::{LIMIT, key, lives, lock_key, store, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();

@@ -8,8 +8,8 @@ use testbed::php::Script;
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 
-use crate::worker::{EXCLUSIVE, id, lock, put, read, soon, store};
-use crate::{REDIS, key, lock_key};
+use crate::worker::{EXCLUSIVE, id, lock, put, read, soon};
+use crate::{REDIS, key, lock_key, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     let phpredis = &[Need::Redis, Need::Php, Need::PhpIgbinary, Need::PhpRedis];

@@ -14,9 +14,9 @@ use testbed::twemproxy::Twemproxy;
 use testbed::{TempDir, wait_until};
 
 use crate::worker::{
-    EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, start, store, store_with, worker,
+    EXCLUSIVE, LIFETIME, counted, id, increment, lock, patient, put, read, soon, start, store_with, worker,
 };
-use crate::{LIMIT, LONG, REDIS, key, leased, lock_key, waiters};
+use crate::{LIMIT, LONG, REDIS, key, leased, lock_key, store, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
     let twemproxy = &[Need::Redis, Need::Twemproxy][..];
@@ -244,7 +244,7 @@ fn race(redis: &Redis, save_paths: &[String]) {
     put(direct.as_mut(), &id("abc"), b"n|i:0;");
     std::thread::scope(|scope| {
         for number in 0..8 {
-            let settings = Settings { max_waiters: None, ..Settings::default() };
+            let settings = Settings { max_waiters: None, ..patient() };
             let mut store = store_with(&save_paths[number % save_paths.len()], settings);
             scope.spawn(move || {
                 for _ in 0..25 {
@@ -334,11 +334,11 @@ fn the_least_rights_are_enough() {
     std::thread::scope(|scope| {
         let (_, hold) = lock(store.as_mut(), &id("abc"));
         let briefly = Access::Exclusive { wait: Duration::from_millis(300), unknown: Unknown::Lock };
-        let late = crate::worker::store(&save_path).open(&id("abc"), briefly, soon()).unwrap_err();
+        let late = crate::store(&save_path).open(&id("abc"), briefly, soon()).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::LockBusy);
         let waiters: Vec<_> = (0..8)
             .map(|_| {
-                let settings = Settings { max_waiters: NonZeroU32::new(8), ..Settings::default() };
+                let settings = Settings { max_waiters: NonZeroU32::new(8), ..patient() };
                 let mut waiter = store_with(&save_path, settings);
                 scope.spawn(move || {
                     for _ in 0..20 {
@@ -348,12 +348,10 @@ fn the_least_rights_are_enough() {
             })
             .collect();
         wait_until("all wait", LIMIT, || crate::waiters(&redis, "abc") == 8);
-        let full = crate::worker::store_with(
-            &save_path,
-            Settings { max_waiters: NonZeroU32::new(8), ..Settings::default() },
-        )
-        .open(&id("abc"), EXCLUSIVE, soon())
-        .unwrap_err();
+        let full =
+            crate::worker::store_with(&save_path, Settings { max_waiters: NonZeroU32::new(8), ..patient() })
+                .open(&id("abc"), EXCLUSIVE, soon())
+                .unwrap_err();
         assert_eq!(full.kind(), ErrorKind::LockBusy);
         redis.command(&["SET", &format!("{}_FOREIGN", lock_key("abc")), "5", "PX", "60000"]);
         store.commit(&id("abc"), hold, Change::Keep, soon()).unwrap();
@@ -375,7 +373,7 @@ fn the_least_rights_are_enough() {
     store.commit(&id("abc"), opened.hold, Change::Touch(b"n|i:160;", LIFETIME), soon()).unwrap();
     let (_, hold) = lock(store.as_mut(), &id("abc"));
     store.commit(&id("abc"), hold, Change::Delete, soon()).unwrap();
-    assert!(!crate::worker::store(&format!("{save_path}&database=1")).exists(&id("abc"), soon()).unwrap());
+    assert!(!crate::store(&format!("{save_path}&database=1")).exists(&id("abc"), soon()).unwrap());
     assert_eq!(redis.command(&["ACL", "LOG"]), "", "nothing was refused");
     let used = redis.command(&["INFO", "commandstats"]);
     for right in rights {

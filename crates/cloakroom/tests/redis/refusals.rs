@@ -8,8 +8,8 @@ use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store};
-use crate::{LIMIT, REDIS, key, lock_key, told};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon};
+use crate::{LIMIT, REDIS, key, lock_key, store, told};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![

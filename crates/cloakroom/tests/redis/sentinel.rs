@@ -14,10 +14,8 @@ use testbed::suite::Case;
 use testbed::twemproxy::Twemproxy;
 use testbed::{free_port, wait_until};
 
-use crate::worker::{
-    EXCLUSIVE, LIFETIME, counted, id, increment, lock, lock_at_once, put, read, soon, store,
-};
-use crate::{LIMIT, LONG, REDIS, key, leased, lock_key, told};
+use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, lock_at_once, put, read, soon};
+use crate::{LIMIT, LONG, REDIS, key, leased, lock_key, store, told};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -140,7 +138,7 @@ fn a_silent_sentinel_is_passed_over() {
     let both =
         servers.url().replace("://", &format!("://127.0.0.1:{},127.0.0.1:{},", free_port(), silent.port()));
     silent.freeze();
-    let mut store = store(&both);
+    let mut store = store(&format!("{both}?read_timeout=5"));
     put(store.as_mut(), &id("abc"), b"n|i:1;");
     // From now on the one that answered is asked first: nothing is waited for.
     let before = store.counters().connects;
@@ -287,7 +285,7 @@ fn a_repeated_change_is_confirmed_by_nobody() {
     replica.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
     wait_until("the replica follows", LIMIT, || replica.command(&["ROLE"]).contains("connected"));
     let proxy = Proxy::to(primary.address());
-    let mut store = store(&format!("redis://{}?wait_replicas=1", proxy.address()));
+    let mut store = store(&format!("redis://{}?wait_replicas=1&read_timeout=2.5", proxy.address()));
     put(store.as_mut(), &id("abc"), b"n|i:1;");
     for access in [EXCLUSIVE, Access::Unlocked] {
         for change in [Change::Write(b"n|i:2;", LIFETIME), Change::Touch(b"n|i:2;", LIFETIME), Change::Delete]

@@ -8,8 +8,8 @@ use testbed::proxy::Proxy;
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 
-use crate::REDIS;
-use crate::worker::{EXCLUSIVE, id, put, read, soon, store};
+use crate::worker::{EXCLUSIVE, id, put, read, soon};
+use crate::{REDIS, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -65,7 +65,11 @@ fn tls_trusts_whom_it_is_told_to() {
         (format!("rediss://localhost:{port}?cafile=/nowhere"), ErrorKind::Config, "PEM file"),
         (format!("rediss://localhost:{port}?capath=/nowhere"), ErrorKind::Config, "directory of PEM files"),
         (format!("rediss://localhost:{port}?allow_self_signed=1"), ErrorKind::Unreachable, "cafile="),
-        (format!("rediss://localhost:{}?verify_peer=0", plain.port()), ErrorKind::Timeout, "speaks TLS"),
+        (
+            format!("rediss://localhost:{}?verify_peer=0&timeout=1", plain.port()),
+            ErrorKind::Timeout,
+            "speaks TLS",
+        ),
     ];
     for (save_path, kind, hint) in bad {
         let error = store(&save_path).open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();

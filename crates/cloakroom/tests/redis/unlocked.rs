@@ -6,8 +6,8 @@ use cloakroom::{Access, Change, Hold, Refresh, Seen, Settings};
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, put, soon, store, store_with};
-use crate::{REDIS, key, lives};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, patient, put, soon, store_with};
+use crate::{REDIS, key, lives, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -61,7 +61,7 @@ fn a_server_that_cannot_tell_is_asked_once() {
 fn reading_prolongs_a_life() {
     let redis = Redis::start();
     let lifetime = Duration::from_secs(700);
-    let settings = Settings { refresh: Refresh::AtRead, lifetime, ..Settings::default() };
+    let settings = Settings { refresh: Refresh::AtRead, lifetime, ..patient() };
     let mut store = store_with(&redis.url(), settings);
     // The first lock of a worker goes another way.
     put(store.as_mut(), &id("other"), b"n|i:0;");

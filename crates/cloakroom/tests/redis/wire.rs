@@ -7,8 +7,8 @@ use testbed::proxy::Proxy;
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 
-use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon, store};
-use crate::{LIMIT, REDIS, key, lives, lock_key};
+use crate::worker::{EXCLUSIVE, LIFETIME, id, lock, put, read, soon};
+use crate::{LIMIT, REDIS, key, lives, lock_key, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -269,7 +269,7 @@ fn a_user_that_the_server_does_not_know_is_left_out() {
     assert_eq!(proxy.connections(), 2);
     store.commit(&id("abc"), opened.hold, Change::Keep, soon()).unwrap();
     // With a wrong password, the answer to what the URL says is what counts.
-    let error = crate::worker::store(&format!("redis://h:wrong@{}", redis.address()))
+    let error = crate::store(&format!("redis://h:wrong@{}", redis.address()))
         .open(&id("abc"), EXCLUSIVE, soon())
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Auth, "{error}");

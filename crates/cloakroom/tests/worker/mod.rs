@@ -44,6 +44,12 @@ pub(crate) fn store(save_path: &str) -> Box<dyn Store> {
     store_with(save_path, Settings::default())
 }
 
+/// Time for a machine on which much else runs, where nothing is to time out.
+pub(crate) fn patient() -> Settings {
+    let (connect_timeout, timeout) = (Duration::from_secs(10), Duration::from_secs(20));
+    Settings { connect_timeout, timeout, ..Settings::default() }
+}
+
 pub(crate) fn store_with(save_path: &str, settings: Settings) -> Box<dyn Store> {
     let SavePath::Store(url) = SavePath::parse(save_path, &Environment::default()).unwrap() else {
         panic!("{save_path} names no store")

@@ -12,8 +12,8 @@ use testbed::suite::Case;
 use testbed::wait_until;
 
 use super::{case, key, lock_key, neighbour_of, shared};
-use crate::worker::{LIFETIME, id, increment, lock, lock_at_once, put, read, soon, store};
-use crate::{LIMIT, LONG, REDIS, leased};
+use crate::worker::{LIFETIME, id, increment, lock, lock_at_once, put, read, soon};
+use crate::{LIMIT, LONG, REDIS, leased, store};
 
 pub(crate) fn cases() -> Vec<Case> {
     let native = &[Need::Redis, Need::Php, Need::PhpRedis, Need::PhpIgbinary][..];
