@@ -20,7 +20,7 @@ use crate::store::{self, settings};
 /// Removes expired sessions where neither the store nor PHP does
 ///
 /// For DynamoDB tables without TTL: walks through the whole table, within a rate, and removes each item that has expired, on the
-/// condition that it still has and that nobody has locked it. ^C ends it after the item at hand; the next run begins anew and finds
+/// condition that it still has and that nobody has locked it. ^C ends it after the items at hand; the next run begins anew and finds
 /// less. Where the table's TTL is on there is nothing to do.
 ///
 /// For directories: removes the files that were not used for --lifetime seconds, but not those that are locked. Redis and Memcached

@@ -24,6 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("who_comes_back_in_between_keeps_the_session", DYNALITE, who_comes_back),
         case("a_host_whose_clock_is_ahead_removes_no_session_that_lives", DYNALITE, clock_ahead),
         case("many_items_are_walked_through_page_by_page", DYNALITE, many),
+        case("several_are_removed_at_a_time_where_the_rate_allows_it", DYNALITE, several),
         case("it_can_be_ended_and_begun_again", DYNALITE, ended),
         case("a_table_with_ttl_needs_none_but_may_have_it", LOCAL, with_ttl),
         case("a_table_that_throttles_is_waited_for", DYNALITE, throttled),
@@ -153,6 +154,28 @@ fn many() {
     let scanned = "\nscanned 250 items, removed 5 sessions that had expired\n";
     assert!(ran.stdout.contains(scanned), "{}", ran.stdout);
     assert_eq!(keys(&table).len(), 245);
+}
+
+fn several() {
+    let (table, _) = table(Program::Dynalite);
+    let proxy = Proxy::to(Engine::shared(Program::Dynalite));
+    // Who is answered late connects no second time.
+    let url = url(&proxy.endpoint(), table.name()) + "&timeout=30&read_timeout=30";
+    // Each costs a unit: a tenth of a second's are those of eight, or of none.
+    for (rate, connections) in [("100", 8), ("9", 1)] {
+        for number in 0..20 {
+            table.put(expired(&format!("session{number}"), 7200, json!({})));
+        }
+        proxy.reset_counts();
+        let ran = cloakroom(&["gc", &url, "--rate", rate]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{}", ran.stdout);
+        assert!(ran.stdout.contains("removed 20 sessions"), "{}", ran.stdout);
+        assert_eq!(keys(&table).len(), 0);
+        let seen = proxy.seen();
+        let deletions = seen.iter().filter(|seen| seen.operation == "DeleteItem");
+        let over: std::collections::BTreeSet<usize> = deletions.map(|seen| seen.connection).collect();
+        assert_eq!(over.len(), connections, "{rate}");
+    }
 }
 
 fn ended() {
