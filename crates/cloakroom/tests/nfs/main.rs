@@ -52,7 +52,8 @@ fn left(name: &str) -> String {
     let ran = MACHINE.get_or_init(|| {
         let directory = TempDir::new();
         let script = format!("worker='{} --worker'\n{}", worker::program().display(), include_str!("job.sh"));
-        testbed::uml::run(directory.path(), &script, Duration::from_secs(120)).map(|()| directory)
+        // All that a case has: nothing below depends on how fast the machine in the machine is.
+        testbed::uml::run(directory.path(), &script, Duration::from_secs(280)).map(|()| directory)
     });
     let directory = ran.as_ref().unwrap_or_else(|log| panic!("{log}"));
     std::fs::read_to_string(directory.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
