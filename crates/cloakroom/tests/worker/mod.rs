@@ -136,7 +136,7 @@ fn hold(save_path: &str, session: &str, lease: u64) {
 
 /// Counts on, and tells each count once it is written.
 fn hammer(save_path: &str, session: &str, times: u64) {
-    let (mut store, id) = (store(save_path), id(session));
+    let (mut store, id) = (store_with(save_path, patient()), id(session));
     for _ in 0..times {
         println!("{}", increment(store.as_mut(), &id, EXCLUSIVE).unwrap());
     }
