@@ -276,16 +276,18 @@ pub(crate) const PATIENCE: [(&str, &str); 2] =
 
 /// A script of ours on any save_path, with `ID` defined.
 pub(crate) fn script(save_path: &str, code: &str) -> Script {
-    let script = Script::new(format!("const ID = '{ID}';\n{code}")).cloakroom();
-    PATIENCE
-        .iter()
-        .fold(script, |script, (name, value)| script.ini(name, value))
+    patient(Script::new(format!("const ID = '{ID}';\n{code}")).cloakroom())
         .ini("session.save_handler", "cloakroom")
         .ini("session.save_path", save_path)
         .ini("session.use_cookies", "0")
         .ini("session.use_only_cookies", "0")
         .ini("session.cache_limiter", "")
         .ini("output_buffering", "65536")
+}
+
+/// Gives servers the time that they may need.
+pub(crate) fn patient(script: Script) -> Script {
+    PATIENCE.iter().fold(script, |script, (name, value)| script.ini(name, value))
 }
 
 /// The case on every store.
