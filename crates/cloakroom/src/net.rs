@@ -298,12 +298,14 @@ impl Wire<'_> {
         self.slow = true;
         loop {
             let left = self.by.remaining();
-            if left.is_zero() {
+            // What has come is not late, though this process may be, which stood still: it is looked for once more.
+            if left.is_zero() && events != PollFlags::POLLIN {
                 return Err(Io::TimedOut.into());
             }
             // Rounded up: poll counts in milliseconds, and a busy loop would spend the last one.
-            let left = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.socket.as_fd(), events)], left) {
+            let limit = PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.socket.as_fd(), events)], limit) {
+                Ok(0) if left.is_zero() => return Err(Io::TimedOut.into()),
                 Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => return Ok(()),
                 Err(errno) => return Err(errno.into()),

@@ -46,6 +46,19 @@ fn a_silent_peer_ends_at_the_deadline_with_little_and_with_much_patience() {
 }
 
 #[test]
+fn what_came_while_this_process_stood_still_is_not_late() {
+    let (mut peer, mut conn) = connected(Duration::from_secs(60));
+    peer.write_all(b"12").unwrap();
+    let mut buffer = [0; 1];
+    // The second byte has come with the first.
+    assert_eq!(conn.receive(&mut buffer, soon()).unwrap(), 1);
+    let passed = Deadline::after(Duration::ZERO);
+    assert_eq!(conn.receive(&mut buffer, passed).unwrap(), 1);
+    assert_eq!(&buffer, b"2");
+    assert_eq!(conn.receive(&mut buffer, passed).unwrap_err().kind(), Io::TimedOut);
+}
+
+#[test]
 fn a_peer_that_does_not_read_ends_at_the_deadline() {
     let (_peer, mut conn) = connected(Duration::from_secs(60));
     let bytes = vec![0; 64 << 20];
