@@ -5,6 +5,7 @@
 mod worker;
 
 use std::fs::{self, File};
+use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -44,6 +45,7 @@ fn cases() -> Vec<Case> {
         case("the_inode_of_a_session_never_changes", &[], the_inode_of_a_session_never_changes),
         case("a_waiter_that_wins_late_lets_go", &[], a_waiter_that_wins_late_lets_go),
         case("a_worker_stands_in_a_queue_once", &[], a_worker_stands_in_a_queue_once),
+        case("who_reads_without_the_lock_is_no_waiter", &[], who_reads_without_the_lock_is_no_waiter),
         case("a_write_after_a_foreign_sweep_is_not_lost", &[], a_write_after_a_foreign_sweep_is_not_lost),
         case("a_write_gives_way_to_a_session_begun_anew", &[], a_write_gives_way_to_a_session_begun_anew),
         case("an_empty_file_is_an_empty_session", &[], an_empty_file_is_an_empty_session),
@@ -283,6 +285,26 @@ fn a_worker_stands_in_a_queue_once() {
         holder.commit(&id("abc"), hold, Change::Write(b"n|i:7;", LIFETIME), soon()).unwrap();
         assert_eq!(again.join().unwrap().unwrap(), 8);
     });
+}
+
+/// A record that may be half written is waited for by readers, too, who stay in the kernel's queue when they have their answer.
+fn who_reads_without_the_lock_is_no_waiter() {
+    let place = place();
+    let (mut holder, mut reader) = (place.store(), place.store());
+    let (_, _hold) = lock(holder.as_mut(), &id("abc"));
+    let mut seen = 0;
+    wait_until("readers are left in the queue", LIMIT, || {
+        // As its first byte would have been written just now.
+        File::open(place.file("abc")).unwrap().set_modified(SystemTime::now()).unwrap();
+        assert_eq!(read(reader.as_mut(), &id("abc")).unwrap(), b"");
+        seen += 1;
+        waiters(&place.file("abc")) > 0 && seen > 1
+    });
+    assert_eq!(reader.peek(&id("abc"), soon()).unwrap().lock.unwrap().waiting, Some(0));
+    let settings = Settings { max_waiters: NonZeroU32::new(1), ..Settings::default() };
+    let at_once = Access::Exclusive { wait: Duration::ZERO, unknown: Unknown::Lock };
+    let error = store_with(&place.save_path, settings).open(&id("abc"), at_once, soon()).unwrap_err();
+    assert!(!error.to_string().contains("wait for this session already"), "{error}");
 }
 
 fn a_write_after_a_foreign_sweep_is_not_lost() {

@@ -132,9 +132,6 @@ fn the_next_is_refused_when_as_many_wait_as_may(subject: &dyn Subject) {
     let cap = 2;
     let settings = Settings { max_waiters: std::num::NonZeroU32::new(cap), ..patient() };
     let mut holder = subject.worker();
-    put(holder.as_mut(), &id("abc"), b"n|i:1;");
-    // Who looks at a file that was written this very moment waits for it, too.
-    std::thread::sleep(Duration::from_millis(200));
     let (_, hold) = lock(holder.as_mut(), &id("abc"));
     let refused = AtomicU32::new(0);
     let mut looker = subject.worker();

@@ -5,7 +5,6 @@
 //! it wins. If its turn comes too late it unlocks at once. A worker that comes back for the same session before that
 //! takes its old place in the queue again, so one worker never stands in it twice.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
@@ -198,6 +197,8 @@ fn waiters(device: u64, inode: u64) -> u32 {
 }
 
 /// What the kernel shows of locks, in lines such as `12: -> FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`; an arrow waits.
+/// With `READ` it is one of our readers without a lock: it gets its answer after a second at most, and may stay there after
+/// that until the lock is free. It is no request that waits for the lock.
 pub(super) struct Locks(String);
 
 /// A file's part of that.
@@ -226,33 +227,31 @@ impl Locks {
     }
 
     /// The kernel shows a few thousand bytes at once, and goes on at a lock's number in its list: a lock, with all who wait for
-    /// it, comes again where others have been taken meanwhile. So who waits is counted once.
+    /// it, comes again where others have been taken meanwhile. So what counts is the most that wait below one line of a
+    /// holder. Processes cannot be told apart instead: threads have the number of theirs, and other containers' have none.
     fn of_those(&self, meant: impl Fn(&str) -> bool) -> Seen {
-        let mut holder = None;
-        let mut waiting = BTreeSet::new();
-        // Those of other containers have no number: of them, the most that wait for one lock.
-        let (mut nameless, mut most_nameless) = (0, 0);
+        let mut seen = Seen::default();
+        let mut waiting = 0;
         for line in self.0.lines() {
             let mut words = line.split_ascii_whitespace().skip(1).peekable();
             let waits = words.next_if_eq(&"->").is_some();
             if !waits {
-                nameless = 0;
+                waiting = 0;
             }
             let kind = words.next();
-            let pid = words.nth(2).and_then(|pid| pid.parse::<u32>().ok()).filter(|pid| *pid > 0);
+            let reads = words.nth(1) == Some("READ");
+            let pid = words.next().and_then(|pid| pid.parse().ok());
             if !words.next().is_some_and(&meant) {
                 continue;
             }
-            match pid {
-                Some(pid) if waits => drop(waiting.insert(pid)),
-                None if waits => nameless += 1,
-                _ if kind == Some("FLOCK") => holder = pid.or(holder),
-                _ => {}
+            if !waits && kind == Some("FLOCK") {
+                seen.holder = pid.filter(|pid| *pid > 0).or(seen.holder);
+            } else if waits && !reads {
+                waiting += 1;
+                seen.waiting = seen.waiting.max(waiting);
             }
-            most_nameless = most_nameless.max(nameless);
         }
-        let waiting = u32::try_from(waiting.len()).unwrap_or(u32::MAX);
-        Seen { holder, waiting: waiting.saturating_add(most_nameless) }
+        seen
     }
 }
 
@@ -268,7 +267,9 @@ mod tests {
         let locks = "\
 1: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
 1: -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
-1: -> FLOCK  ADVISORY  READ 702 fe:00:1234 0 EOF
+1: -> FLOCK  ADVISORY  WRITE 702 fe:00:1234 0 EOF
+1: -> FLOCK  ADVISORY  READ 706 fe:00:1234 0 EOF
+1: -> FLOCK  ADVISORY  READ 0 fe:00:1234 0 EOF
 2: POSIX  ADVISORY  WRITE 703 fe:00:5 0 EOF
 2: -> POSIX  ADVISORY  WRITE 704 fe:00:5 0 EOF
 3: FLOCK  ADVISORY  WRITE 705 fe:00:12345 0 EOF
@@ -285,17 +286,17 @@ mod tests {
         let locks = "\
 7: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
 7: -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
-7: -> FLOCK  ADVISORY  WRITE 702 fe:00:1234 0 EOF
+7:  -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
 7: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
 7: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
 8: FLOCK  ADVISORY  WRITE 800 fe:00:5 0 EOF
 9: FLOCK  ADVISORY  WRITE 700 fe:00:1234 0 EOF
-9: -> FLOCK  ADVISORY  WRITE 702 fe:00:1234 0 EOF
+9: -> FLOCK  ADVISORY  WRITE 701 fe:00:1234 0 EOF
 9: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
-9: -> FLOCK  ADVISORY  WRITE 703 fe:00:1234 0 EOF
+9: -> FLOCK  ADVISORY  WRITE 0 fe:00:1234 0 EOF
 ";
         let locks = Locks(locks.to_owned());
-        assert_eq!(locks.of(DEVICE, 1234), Seen { holder: Some(700), waiting: 5 });
+        assert_eq!(locks.of(DEVICE, 1234), Seen { holder: Some(700), waiting: 4 });
     }
 
     #[test]
