@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cloakroom::{Change, Settings, Store};
+use cloakroom::{Change, Store};
 use testbed::need::Need;
 use testbed::php::{Script, phpredis6};
 use testbed::redis::Redis;
 use testbed::suite::{Case, case};
 use testbed::wait_until;
 
-use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon, store_with};
+use crate::worker::{EXCLUSIVE, LIFETIME, counted, id, increment, lock, put, read, soon};
 use crate::{LIMIT, key, lives, lock_key, store, waiters};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -173,7 +173,7 @@ fn mixed(version: Version, redis: &Redis, seconds: f64, times: u32, hold: Durati
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut store = store_with(&redis.url(), Settings::default());
+                    let mut store = store(&redis.url());
                     let mut done = 0;
                     while Instant::now() < end && done < u64::from(times) {
                         hold_and_increment(store.as_mut(), hold);

@@ -123,7 +123,7 @@ pub(crate) fn counted(record: &[u8]) -> u64 {
 
 /// Keeps the lock until a line comes in, which may say `delete`, or until its end; the lease is in milliseconds.
 fn hold(save_path: &str, session: &str, lease: u64) {
-    let settings = Settings { lease: Duration::from_millis(lease), ..Settings::default() };
+    let settings = Settings { lease: Duration::from_millis(lease), ..patient() };
     let (mut store, id) = (store_with(save_path, settings), id(session));
     let (_, hold) = lock(store.as_mut(), &id);
     println!("holding");
