@@ -4,7 +4,7 @@ use testbed::cluster::Cluster;
 use testbed::php::Script;
 use testbed::suite::{Case, case};
 
-use super::{Beside, HOLDER, ID, OURS, VERSIONS, hold};
+use super::{Beside, HOLDER, ID, OURS, VERSIONS, assert_life_by, hold};
 
 const KEY: &str = "PHPREDIS_CLUSTER_SESSION:a2b9c0d4e6f8a1b3c5d7e9f0a2";
 const LOCK: &str = "{PHPREDIS_CLUSTER_SESSION:a2b9c0d4e6f8a1b3c5d7e9f0a2}_LOCK";
@@ -42,17 +42,13 @@ fn answered_to(beside: Beside) {
     let cluster = Cluster::start();
     let save_path = cluster.native();
     let at = |words: &[&str]| cluster.owner_of(KEY).command(words);
-    let assert_life = |expected: i64| {
-        let life: i64 = at(&["TTL", KEY]).parse().unwrap();
-        assert!((expected - 60..=expected).contains(&life), "{life} s, not {expected}");
-    };
     let holder = hold(script(beside, &save_path, HOLDER));
     assert!(at(&["GET", LOCK]).starts_with("cloakroom:"));
     holder.say("go");
     assert_eq!(holder.finish().ok(), "holding");
     assert_eq!(cluster.keys(), [KEY]);
     assert_eq!(at(&["GET", KEY]), "n|i:1;");
-    assert_life(700);
+    assert_life_by(at, KEY, 700);
 
     let unlocked = hold(script(beside, &save_path, HOLDER).ini("redis.session.locking_enabled", "0"));
     assert_eq!(cluster.keys(), [KEY]);
@@ -61,7 +57,7 @@ fn answered_to(beside: Beside) {
     at(&["EXPIRE", KEY, "100"]);
     let read = "session_id(ID); session_start(['read_and_close' => true]); echo $_SESSION['n'];";
     assert_eq!(script(beside, &save_path, read).ini("redis.session.early_refresh", "1").run().ok(), "2");
-    assert_life(700);
+    assert_life_by(at, KEY, 700);
 
     let ran = script(beside, "tcp://127.0.0.1:6379", "session_id(ID); var_dump(session_start());").run();
     assert_eq!(ran.stdout, "bool(false)\n", "{ran}");

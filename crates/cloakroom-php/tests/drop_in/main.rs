@@ -150,12 +150,24 @@ fn hold(script: Script) -> Running {
     holder
 }
 
-/// Asserts that a key lives this long. Some of it may have passed: on a machine that stood still up to a minute, by which no
-/// two lives are confused that a test tells apart.
+/// Asserts that a key of this server lives this long.
 #[track_caller]
 fn assert_life(server: &Redis, key: &str, expected: i64) {
-    let life: i64 = server.command(&["TTL", key]).parse().unwrap();
-    assert!((expected - 60..=expected).contains(&life), "{key} lives for {life} s, not {expected}");
+    assert_life_by(|words| server.command(words), key, expected);
+}
+
+/// The same where this asks the server. No more can have passed of it than since the server was started.
+#[track_caller]
+fn assert_life_by(command: impl Fn(&[&str]) -> String, key: &str, expected: i64) {
+    let life: i64 = command(&["TTL", key]).parse().unwrap();
+    let info = command(&["INFO", "server"]);
+    let uptime = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:")).unwrap();
+    // Both are rounded to a second.
+    let passed = uptime.trim().parse::<i64>().unwrap() + 2;
+    assert!(
+        (expected - passed..=expected).contains(&life),
+        "{key} lives for {life} s, not {expected}, after {passed} s at most"
+    );
 }
 
 /// The warnings that are not PHP's own about a handler that failed.
