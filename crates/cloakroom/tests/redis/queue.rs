@@ -211,6 +211,7 @@ fn a_waiter_that_gives_up_passes_its_place_on() {
                 both || first.is_finished()
             });
             assert_eq!(first.join().unwrap().unwrap_err().kind(), ErrorKind::LockBusy);
+            assert!(!both || waiters(&redis, "abc") == 1, "it stands in the queue still");
             redis.command(&["DEL", &lock_key("abc")]);
             assert_eq!(second.join().unwrap(), None);
             both
