@@ -287,18 +287,18 @@ fn a_worker_stands_in_a_queue_once() {
     });
 }
 
-/// A record that may be half written is waited for by readers, too, who stay in the kernel's queue when they have their answer.
+/// Readers wait for a record that may be half written, and stay in the kernel's queue when they have their answer.
 fn who_reads_without_the_lock_is_no_waiter() {
     let place = place();
     let (mut holder, mut reader) = (place.store(), place.store());
     let (_, _hold) = lock(holder.as_mut(), &id("abc"));
-    let mut seen = 0;
+    let mut reads = 0;
     wait_until("readers are left in the queue", LIMIT, || {
-        // As its first byte would have been written just now.
+        // As if it had been written just now.
         File::open(place.file("abc")).unwrap().set_modified(SystemTime::now()).unwrap();
         assert_eq!(read(reader.as_mut(), &id("abc")).unwrap(), b"");
-        seen += 1;
-        waiters(&place.file("abc")) > 0 && seen > 1
+        reads += 1;
+        waiters(&place.file("abc")) > 0 && reads > 1
     });
     assert_eq!(reader.peek(&id("abc"), soon()).unwrap().lock.unwrap().waiting, Some(0));
     let settings = Settings { max_waiters: NonZeroU32::new(1), ..Settings::default() };
