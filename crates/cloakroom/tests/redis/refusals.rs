@@ -1,5 +1,6 @@
 //! Error replies of a real server: each names who must act.
 
+use std::net::TcpListener;
 use std::sync::Barrier;
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_replica_refuses_and_says_so", REDIS, a_replica_refuses_and_says_so),
         case("a_server_without_its_replicas_says_so", REDIS, a_server_without_its_replicas_says_so),
         case("a_server_with_too_many_clients_says_so", REDIS, a_server_with_too_many_clients_says_so),
+        case(
+            "what_a_full_server_said_is_not_said_of_what_came_later",
+            REDIS,
+            what_a_full_server_said_is_not_said_of_what_came_later,
+        ),
         case(
             "workers_take_turns_where_clients_find_no_room",
             REDIS,
@@ -115,6 +121,27 @@ fn a_server_with_too_many_clients_says_so() {
         drop(first);
         waiter.join().unwrap();
     });
+}
+
+/// The server is gone meanwhile: what it said of its clients is no longer why nobody answers.
+fn what_a_full_server_said_is_not_said_of_what_came_later() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut store = store(&format!("redis://{}", listener.local_addr().unwrap()));
+    let full = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let mut turned_away = 0;
+        while turned_away < 3 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.write_all(b"-ERR max number of clients reached\r\n");
+            turned_away += u64::from(stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0));
+        }
+    });
+    let error = store.open(&id("abc"), EXCLUSIVE, soon()).unwrap_err();
+    full.join().unwrap();
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(store.counters().turned_away > 0, "{error}");
+    let error = store.open(&id("abc"), EXCLUSIVE, Deadline::after(Duration::ZERO)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
 /// Eight workers, and a server that takes five.
@@ -256,7 +283,7 @@ fn a_forgotten_script_is_sent_again() {
 }
 
 fn a_server_that_speaks_another_protocol_is_corrupt() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let save_path = format!("redis://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {

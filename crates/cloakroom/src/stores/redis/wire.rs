@@ -123,6 +123,17 @@ impl Failure {
     pub(super) fn is_unanswered(&self) -> bool {
         matches!(self, Failure::Failed(error) if error.outcome() == Outcome::Unknown)
     }
+
+    /// Whether it was not sent in time.
+    fn is_unsent(&self) -> bool {
+        let timeout = matches!(self, Failure::Failed(error) if error.kind() == ErrorKind::Timeout);
+        timeout && !self.is_unanswered()
+    }
+
+    /// Whether nothing was heard of the server.
+    fn is_silence(&self) -> bool {
+        self.is_unsent() || self.is_unanswered() || matches!(self, Failure::Cut(_))
+    }
 }
 
 /// When a new connection introduces itself.
@@ -155,8 +166,8 @@ pub(super) struct Client {
     user_refused: bool,
     /// Whether the server had no room for the last connection.
     turned_away: Option<Refusal>,
-    /// What the server said when it last took no more clients, until it answers something else.
-    full: Option<Refusal>,
+    /// When the server took no more clients, and what it said, until it is heard of otherwise.
+    full: Option<(Instant, Refusal)>,
     /// Until when connections are closed after each request, for others to find room.
     closes_until: Option<Instant>,
     counters: Counters,
@@ -236,19 +247,17 @@ impl Client {
         loop {
             let asked = self.introduced(request, opening, longer, by);
             let Some(refusal) = self.turned_away.take() else {
-                return match asked {
+                let heard = !asked.as_ref().is_err_and(Failure::is_silence);
+                self.full.take_if(|(when, _)| heard || when.elapsed() >= NO_ROOM);
+                return match (asked, &self.full) {
                     // Nobody could answer in no time: what the server said last says more.
-                    Err(failure) if by.passed() && !failure.is_unanswered() => {
-                        Err(self.full.clone().map_or(failure, Failure::Refused))
+                    (Err(failure), Some((_, refusal))) if by.passed() && failure.is_unsent() => {
+                        Err(Failure::Refused(refusal.clone()))
                     }
-                    Err(failure) => Err(failure),
-                    Ok(replies) => {
-                        self.full = None;
-                        Ok(replies)
-                    }
+                    (asked, _) => asked,
                 };
             };
-            self.full = Some(refusal);
+            self.full = Some((Instant::now(), refusal));
             if by.remaining() < pause {
                 return asked;
             }
