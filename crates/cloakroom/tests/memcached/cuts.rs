@@ -36,6 +36,12 @@ pub(crate) fn cases() -> Vec<Case> {
             MEMCACHED,
             a_versioned_write_overtaken_after_a_cut,
         ),
+        case(
+            "a_versioned_touch_of_no_session_is_a_conflict_after_a_cut",
+            MEMCACHED,
+            a_versioned_touch_of_none,
+        ),
+        case("a_login_that_is_cut_leaves_no_doubt_of_a_versioned_write", MEMCACHED, a_login_that_is_cut),
         case("a_write_that_was_answered_counts_whatever_follows", MEMCACHED, a_write_that_was_answered),
         case("a_server_that_dies_during_a_commit_is_unknown", MEMCACHED, a_server_that_dies_during_a_commit),
         case("an_open_of_a_frozen_server_ends_and_leaves_no_lock", MEMCACHED, an_open_of_a_frozen_server),
@@ -247,6 +253,40 @@ fn a_versioned_write_overtaken_after_a_cut() {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unreachable, Outcome::Unknown), "{error}");
     });
     assert_eq!(memcached.get(&key("abc")).unwrap(), b"n|i:3;");
+}
+
+fn a_versioned_touch_of_none() {
+    let Cuttable { memcached, proxy, direct: _, save_path } = cuttable();
+    memcached.set(&key("abc"), "n|i:1;");
+    let mut store = store(&save_path);
+    let opened = store.open(&id("abc"), Access::Versioned, soon()).unwrap();
+    memcached.delete(&key("abc"));
+    proxy.cut_at_reply(1);
+    let change = Change::Touch(b"n|i:1;", LIFETIME);
+    let committed = store.commit(&id("abc"), opened.hold, change, soon()).unwrap();
+    assert_eq!(committed, Committed::Conflict(None));
+    assert_eq!((proxy.cut_pending(), store.counters().retries), (false, 1));
+}
+
+/// The write was not sent before.
+fn a_login_that_is_cut() {
+    let memcached = Memcached::ascii_auth();
+    let proxy = Proxy::to(memcached.address());
+    memcached.set(&key("abc"), "n|i:1;");
+    let mut store = store(&memcached.url().replace(&memcached.address(), &proxy.address()));
+    let opened = store.open(&id("abc"), Access::Versioned, soon()).unwrap();
+    memcached.set(&key("abc"), "n|i:2;");
+    proxy.cut_now();
+    proxy.cut_at_reply(1);
+    // A connection that was used a moment ago is not looked at.
+    std::thread::sleep(Duration::from_millis(20));
+    let change = Change::Write(b"n|i:2;", LIFETIME);
+    let committed = store.commit(&id("abc"), opened.hold, change, soon()).unwrap();
+    assert!(
+        matches!(&committed, Committed::Conflict(Some(record)) if record.0 == b"n|i:2;"),
+        "{committed:?}"
+    );
+    assert_eq!((proxy.cut_pending(), store.counters().retries), (false, 1));
 }
 
 /// The lock has another version, as after a renewal, and the server is gone before that can be seen.

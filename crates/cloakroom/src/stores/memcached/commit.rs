@@ -318,13 +318,18 @@ impl Memcached {
         let Some(asked) = ask(change, &place.session, number(seen)) else { return Ok(Committed::Done) };
         // What is sent over a connection that died while it was idle is not known to be lost.
         self.clients[at].look_alive(by);
-        let before = self.clients[at].counters().retries;
+        let before = self.clients[at].counters();
         match self.insist(at, [asked], by)? {
             [Answer::Done] => return Ok(Committed::Done),
             [Answer::Refused(refusal)] => return Err(self.clients[at].refusal(&refusal)),
             _ => {}
         }
-        let cut = self.clients[at].counters().retries > before;
+        let after = self.clients[at].counters();
+        // An attempt that was cut at the login, before it was sent, is no exchange. And what a touch did is of no matter where the
+        // session is gone.
+        let cut = after.retries > before.retries
+            && after.exchanges > before.exchanges + 1
+            && !matches!(asked, Ask::Touch { .. });
         let found = self.look(place, by).map_err(|error| if cut { error.maybe_applied() } else { error })?;
         match found {
             None if change == Change::Delete => Ok(Committed::Done),
