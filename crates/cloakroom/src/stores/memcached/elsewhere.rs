@@ -18,8 +18,8 @@ use super::lock::{Held, Item};
 use super::wire::{Answer, Ask, Expiry};
 use crate::{Change, Deadline, ErrorKind, Result};
 
-/// How long a request waits at least for what it can do without: that a server which is left out answers that it is back,
-/// and that a replica has its copy. Where `timeout` is long, a fifth of it.
+/// A request waits no longer than this for what it can do without: that a server which is left out answers that it is back, and
+/// that a replica has its copy. Where `timeout` is long, no longer than a fifth of it.
 const ASIDE: Duration = Duration::from_millis(500);
 /// How long a deleted session is remembered where an old record of it may come back.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
