@@ -26,8 +26,8 @@ use crate::store::{self, settings};
 /// For directories: removes the files that were not used for --lifetime seconds, but not those that are locked. Redis and Memcached
 /// remove expired sessions by themselves.
 ///
-/// Exit codes: 0 done, or there is nothing to do; 1 it was ended before the end; 2 wrong usage, or the store cannot be reached, or
-/// not any more: it says what was removed until then.
+/// Exit codes: 0 done, or there is nothing to do; 1 it was ended before the end; 2 wrong usage, or the store failed. Where something
+/// was removed before, it says so all the same.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What session.save_path says: dynamodb://region/table, a directory, env:NAME, ...; without it, what `cloakroom detect` finds

@@ -257,6 +257,17 @@ fn fails_on_the_way() {
         ran.stderr
     );
     assert_eq!(keys(&table).len(), 1);
+    proxy.decide(|seen| match seen.operation.as_str() {
+        "DeleteItem" => Fault::refuse("AccessDeniedException", "no more"),
+        _ => Fault::None,
+    });
+    let ran = cloakroom(&["gc", &url, "--json"]);
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (ran.code, &told["removed"], &told["finished"]),
+        (Some(2), &json!(0), &json!(false)),
+        "{told}"
+    );
 }
 
 fn missing() {

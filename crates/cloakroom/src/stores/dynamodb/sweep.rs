@@ -1,5 +1,6 @@
 //! Removing what has expired from a table whose TTL is off: Scan, page by page, and a DeleteItem for each, several at a time over
-//! connections of their own, on the condition that it still is what the page told. (BatchWriteItem has no conditions: a visitor who comes back in between would lose his session.)
+//! connections of their own, on the condition that it still is what the page told. (BatchWriteItem has no conditions: a visitor
+//! who comes back in between would lose his session.)
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +66,7 @@ impl DynamoDb {
         let pace = Pace { rate: how.rate, due: [Instant::now(); 2] };
         let mut walk = Walk { done: Collected::default(), pace, go_on };
         let start = self.billed_units();
-        let (mut from, mut hands) = (None, Vec::new());
+        let (mut from, mut clients) = (None, Vec::new());
         loop {
             let now = self.client.clock.now();
             let limit = (now / 1000).saturating_sub(how.grace.as_secs());
@@ -89,12 +90,13 @@ impl DynamoDb {
                 let rest = items.split_off(walk.at_a_time().min(items.len()));
                 let some = std::mem::replace(&mut items, rest);
                 let by = Deadline::after(time_for_a_call);
-                let ended = self.remove_expired(some, limit, &mut hands, &mut walk.done, by);
+                let ended = self.remove_expired(some, limit, &mut clients, &mut walk.done, by);
                 walk.paid(self.billed_units(), start);
-                if ended.is_err() {
+                if let Err(error) = ended {
+                    // The others of these may have been removed.
                     (walk.go_on)(&walk.done);
+                    return Err(error);
                 }
-                ended?;
             }
             if page.next.is_none() {
                 walk.done.finished = true;
@@ -107,22 +109,22 @@ impl DynamoDb {
         }
     }
 
-    /// Removes items at the same time, each by a hand of its own; of those that fail, the first tells why.
+    /// Removes items at the same time, each with a client of its own; of those that fail, the first tells why.
     fn remove_expired(
         &self,
         items: Vec<Attributes>,
         limit: u64,
-        hands: &mut Vec<Client>,
+        clients: &mut Vec<Client>,
         done: &mut Collected,
         by: Deadline,
     ) -> Result<()> {
-        while hands.len() < items.len() {
-            hands.push(self.client.another());
+        while clients.len() < items.len() {
+            clients.push(self.client.another());
         }
         let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
-            let removing = items.into_iter().zip(hands.iter_mut());
+            let removing = items.into_iter().zip(clients.iter_mut());
             let removing: Vec<_> =
-                removing.map(|(item, hand)| scope.spawn(move || remove(hand, item, limit, by))).collect();
+                removing.map(|(item, client)| scope.spawn(move || remove(client, item, limit, by))).collect();
             let ended = removing.into_iter().map(std::thread::ScopedJoinHandle::join);
             ended.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
@@ -156,12 +158,12 @@ enum Outcome {
 }
 
 /// Removes one item, if it still is what was seen.
-fn remove(hand: &mut Client, attributes: Attributes, limit: u64, by: Deadline) -> Result<Outcome> {
-    let options = std::sync::Arc::clone(&hand.options);
+fn remove(client: &mut Client, attributes: Attributes, limit: u64, by: Deadline) -> Result<Outcome> {
+    let options = std::sync::Arc::clone(&client.options);
     let Some(AttributeValue::S(key)) = attributes.get(&options.layout.key).cloned() else {
         return Ok(Outcome::Unnamed);
     };
-    let now = hand.clock.now();
+    let now = client.clock.now();
     if !Item::read(attributes, &options.layout).is_free(now) {
         return Ok(Outcome::Locked);
     }
@@ -174,7 +176,7 @@ fn remove(hand: &mut Client, attributes: Attributes, limit: u64, by: Deadline) -
         (":now", number(now)),
         (":zero", number(0)),
     ];
-    Ok(match hand.delete(Purpose::Commit, &key, Some(condition), values, by)? {
+    Ok(match client.delete(Purpose::Commit, &key, Some(condition), values, by)? {
         // It was there when the page was read.
         Changed::Done(_) | Changed::Unmet(None, Earlier::MaybeApplied) => Outcome::Removed,
         Changed::Unmet(..) => Outcome::Changed,
@@ -195,7 +197,8 @@ impl Walk<'_> {
         (self.done.read_units, self.done.write_units) = (read, write);
     }
 
-    /// How many items may be removed at once: for a tenth of what a second may cost, by what those before cost.
+    /// How many items may be removed at once: as many as cost a tenth of what a second may, by what those before have cost. The
+    /// first, before which nothing is known, goes alone.
     fn at_a_time(&self) -> usize {
         let asked = self.done.removed + self.done.changed;
         let affordable =
