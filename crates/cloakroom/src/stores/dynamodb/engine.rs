@@ -223,7 +223,7 @@ fn configured(
         .time_source(ClockOf(Arc::clone(clock)))
         .disable_clock_skew_correction(true);
     let lacks = |why: NoRegion| match why {
-        NoRegion::Nowhere => errors::no_region(options),
+        NoRegion::Nowhere => errors::no_region(options, &settings.environment),
         NoRegion::Late => errors::no_configuration(options),
     };
     if let Some(why) = locked(found).no_region() {

@@ -333,14 +333,14 @@ fn no_credentials(missing: Missing, asked: &Asked<'_>) -> Error {
     match missing {
         Missing::Nowhere if let Some(profile) = Profile::named(asked.options, asked.environment) => {
             let Profile { name, by, .. } = profile;
-            let what = match profile.is_written() {
-                true => format!("the profile {name} gives no AWS credentials"),
-                false => format!("AWS's files have no profile {name}"),
+            let (what, help) = match profile.is_written() {
+                true => (format!("the profile {name} gives no AWS credentials"), "complete"),
+                false => (format!("AWS's files have no profile {name}"), "write"),
             };
             Error::new(ErrorKind::Auth, format!("{doing}: {what}")).hint(format!(
-                "correct {by}, or write the profile. Looked for in {}, which the user PHP runs as must be able to read: \
-                 AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name others than ~/.aws of who starts PHP",
-                profile.looked_in()
+                "correct {by}, or {help} the profile: {}. The user PHP runs as must be able to read the files; AWS_CONFIG_FILE \
+                 and AWS_SHARED_CREDENTIALS_FILE name others than ~/.aws of who starts PHP",
+                profile.places()
             ))
         }
         Missing::Nowhere => Error::new(ErrorKind::Auth, format!("{doing}: there are no AWS credentials"))
@@ -479,10 +479,15 @@ pub(super) fn too_large(doing: &str, options: &Options) -> Error {
     .on(options.shown.as_str())
 }
 
-pub(super) fn no_region(options: &Options) -> Error {
+pub(super) fn no_region(options: &Options, environment: &Environment) -> Error {
+    let profile = Profile::named(options, environment).filter(|profile| !profile.is_written());
+    let or_there = profile.map_or_else(String::new, |profile| {
+        let Profile { name, by, .. } = profile;
+        format!("; AWS's files have no profile {name}, which {by} names: {}", profile.places())
+    });
     Error::new(ErrorKind::Config, "no AWS region is named")
         .hint(format!(
-            "write it before the table, dynamodb://eu-west-1/{}, or set AWS_REGION where PHP starts",
+            "write it before the table, dynamodb://eu-west-1/{}, or set AWS_REGION where PHP starts{or_there}",
             options.table
         ))
         .on(options.shown.as_str())

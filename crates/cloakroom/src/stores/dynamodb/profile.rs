@@ -1,7 +1,7 @@
 //! What AWS's files say of a profile that gives no credentials, for the error: most often its name is misspelt, or the files are
 //! another user's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::options::Options;
 use crate::Environment;
@@ -12,7 +12,8 @@ pub(super) struct Profile<'a> {
     pub(super) name: &'a str,
     /// What names it: `profile=`.
     pub(super) by: &'static str,
-    files: [PathBuf; 2],
+    config: PathBuf,
+    credentials: PathBuf,
 }
 
 impl<'a> Profile<'a> {
@@ -22,33 +23,53 @@ impl<'a> Profile<'a> {
             Some(name) => (name.as_str(), "profile="),
             None => (environment.var("AWS_PROFILE")?, "AWS_PROFILE"),
         };
-        let home = environment.var("HOME").unwrap_or("~");
-        let file = |variable: &str, usual: &str| match environment.var(variable) {
-            Some(path) => PathBuf::from(path),
-            None => PathBuf::from(format!("{home}/.aws/{usual}")),
+        let file = |variable: &str, usual: &'static str| {
+            let path = Path::new(environment.var(variable).unwrap_or(usual));
+            match (path.strip_prefix("~"), environment.var("HOME")) {
+                (Ok(below), Some(home)) => Path::new(home).join(below),
+                _ => path.to_owned(),
+            }
         };
-        let files = [file("AWS_CONFIG_FILE", "config"), file("AWS_SHARED_CREDENTIALS_FILE", "credentials")];
-        Some(Profile { name, by, files })
+        let config = file("AWS_CONFIG_FILE", "~/.aws/config");
+        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
+        Some(Profile { name, by, config, credentials })
     }
 
-    /// Whether one of the files has it.
+    /// Whether one of the files has it, as AWS's client reads them.
     pub(super) fn is_written(&self) -> bool {
-        let texts = self.files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-        texts.into_iter().any(|text| text.lines().filter_map(section).any(|name| name == self.name))
+        let has = |path: &Path, profile: fn(&str) -> Option<&str>| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.lines().filter_map(section).filter_map(profile).any(|name| name == self.name)
+        };
+        has(&self.config, in_config) || has(&self.credentials, in_credentials)
     }
 
-    /// The files, and which of them cannot be read.
-    pub(super) fn looked_in(&self) -> String {
-        let shown = |path: &PathBuf| match std::fs::File::open(path) {
+    /// How it is written in each of the files, and which of them cannot be read.
+    pub(super) fn places(&self) -> String {
+        let shown = |path: &Path| match std::fs::File::open(path) {
             Ok(_) => path.display().to_string(),
             Err(error) => format!("{} ({error})", path.display()),
         };
-        self.files.each_ref().map(shown).join(" and ")
+        let (name, config, credentials) = (self.name, shown(&self.config), shown(&self.credentials));
+        format!("[profile {name}] in {config}, or [{name}] in {credentials}")
     }
 }
 
-/// The profile that begins with a line: `[profile shop]` in one file is `[shop]` in the other.
+/// What stands in brackets at a line's beginning.
 fn section(line: &str) -> Option<&str> {
-    let name = line.trim().strip_prefix('[')?.split_once(']')?.0.trim();
-    Some(name.strip_prefix("profile ").map_or(name, str::trim_start))
+    Some(line.strip_prefix('[')?.split_once(']')?.0.trim())
+}
+
+/// `profile shop`; of those without that word there is one alone.
+fn in_config(section: &str) -> Option<&str> {
+    match section.split_once([' ', '\t']) {
+        Some(("profile", name)) => Some(name.trim()),
+        Some(_) => None,
+        None => Some(section).filter(|name| *name == "default"),
+    }
+}
+
+/// `shop`; where more than that is written, it is not for this file.
+fn in_credentials(section: &str) -> Option<&str> {
+    Some(section).filter(|name| !name.contains([' ', '\t']))
 }
