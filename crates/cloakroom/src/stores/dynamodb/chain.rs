@@ -15,17 +15,17 @@ use super::errors::Missing;
 /// Credentials that expire sooner are asked for again.
 const LEFT: Duration = Duration::from_secs(60);
 
-/// For so long what the chain did not have is taken to be missing still.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
+/// For so long at most what the chain did not have is taken to be missing still.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What AWS's chain told one of a worker's connections, for the others.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) region: Option<String>,
     credentials: Option<Credentials>,
-    /// When the chain had no credentials, and why.
+    /// Until when the chain is taken to have no credentials, and why.
     missing: Option<(Instant, Missing)>,
-    /// When there was no region, and why.
+    /// Until when there is taken to be no region, and why.
     no_region: Option<(Instant, NoRegion)>,
 }
 
@@ -49,9 +49,13 @@ impl Found {
         lately(self.no_region.as_ref()).copied()
     }
 
-    /// There is no region, and nobody is asked for a while.
-    pub(super) fn lacks_region(&mut self, why: NoRegion) {
-        self.no_region = Some((Instant::now(), why));
+    /// There is no region, and nobody is asked for a while. `began` is when the last one was.
+    pub(super) fn lacks_region(&mut self, why: NoRegion, began: Instant) {
+        let until = match why {
+            NoRegion::Nowhere => Instant::now() + AGAIN,
+            NoRegion::Late => after_silence(began),
+        };
+        self.no_region = Some((until, why));
     }
 
     /// Has the chain asked again; `false` where it never was.
@@ -61,7 +65,13 @@ impl Found {
 }
 
 fn lately<T>(found: Option<&(Instant, T)>) -> Option<&T> {
-    found.filter(|(when, _)| when.elapsed() < AGAIN).map(|(_, what)| what)
+    found.filter(|(until, _)| Instant::now() < *until).map(|(_, what)| what)
+}
+
+/// Until when who did not answer in time is not asked again: for as long as it was waited for. A request that had next to no time
+/// must not speak for those after it, nor a moment in which this host stood still.
+fn after_silence(began: Instant) -> Instant {
+    Instant::now() + began.elapsed().min(AGAIN)
 }
 
 /// The chain, and what it told.
@@ -90,7 +100,7 @@ impl Chain {
         if let Some(why) = locked(&self.found).missing().cloned() {
             return last_until(now).ok_or_else(|| why.into_error());
         }
-        let asking = Asking { found: &self.found, ended: false };
+        let asking = Asking { found: &self.found, began: Instant::now(), ended: false };
         match asking.end(self.chain.provide_credentials().await) {
             Ok(told) => Ok(told),
             Err(error) => last_until(now).ok_or(error),
@@ -101,6 +111,7 @@ impl Chain {
 /// The chain is being asked. Who gives up waiting for it drops this.
 struct Asking<'a> {
     found: &'a Mutex<Found>,
+    began: Instant,
     ended: bool,
 }
 
@@ -110,7 +121,7 @@ impl Asking<'_> {
         let mut found = locked(self.found);
         match &told {
             Ok(credentials) => (found.credentials, found.missing) = (Some(credentials.clone()), None),
-            Err(error) => found.missing = Some((Instant::now(), Missing::of(error))),
+            Err(error) => found.missing = Some((Instant::now() + AGAIN, Missing::of(error))),
         }
         told
     }
@@ -119,7 +130,7 @@ impl Asking<'_> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            locked(self.found).missing = Some((Instant::now(), Missing::Late));
+            locked(self.found).missing = Some((after_silence(self.began), Missing::Late));
         }
     }
 }
@@ -135,5 +146,27 @@ impl ProvideCredentials for Chain {
         Self: 'a,
     {
         future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_had_little_time_keeps_others_from_asking_for_as_little() {
+        for waited in [0, 20, 3600].map(Duration::from_secs) {
+            let Some(began) = Instant::now().checked_sub(waited) else { continue };
+            let found = Mutex::new(Found::default());
+            drop(Asking { found: &found, began, ended: false });
+            locked(&found).lacks_region(NoRegion::Late, began);
+            let ended = Instant::now();
+            let longest = (ended - began).min(AGAIN);
+            let Found { missing, no_region, .. } = found.into_inner().unwrap();
+            for until in [missing.unwrap().0, no_region.unwrap().0] {
+                assert!(until <= ended + longest, "{waited:?}: {:?}", until - ended);
+                assert!(until >= began + waited.min(AGAIN), "{waited:?}");
+            }
+        }
     }
 }

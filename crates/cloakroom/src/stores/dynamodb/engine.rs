@@ -226,16 +226,12 @@ fn configured(
         NoRegion::Nowhere => errors::no_region(options, &settings.environment),
         NoRegion::Late => errors::no_configuration(options),
     };
-    if let Some(why) = locked(found).no_region() {
-        return Err(lacks(why));
-    }
-    let lacking = |why: NoRegion| {
-        locked(found).lacks_region(why);
-        lacks(why)
-    };
     let region = options.region.clone().or_else(|| locked(found).region.clone());
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region));
+    let is_known = region.is_some();
+    match (region, locked(found).no_region()) {
+        (Some(region), _) => loader = loader.region(Region::new(region)),
+        (None, Some(why)) => return Err(lacks(why)),
+        (None, None) => {}
     }
     if let Some(endpoint) = &options.endpoint {
         loader = loader.endpoint_url(endpoint);
@@ -248,6 +244,14 @@ fn configured(
         loader =
             loader.credentials_provider(Credentials::new(&given.key_id, secret, None, None, "save_path"));
     }
+    let began = Instant::now();
+    let lacking = |why: NoRegion| {
+        // Where it is known, nobody was asked: this host stood still.
+        if !is_known {
+            locked(found).lacks_region(why, began);
+        }
+        lacks(why)
+    };
     let loaded = drive(runtime, || in_time(by, loader.load()));
     let loaded = loaded.ok_or_else(|| lacking(NoRegion::Late))?;
     let region = loaded.region().ok_or_else(|| lacking(NoRegion::Nowhere))?;
